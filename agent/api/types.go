@@ -1,0 +1,213 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Version is the version of the control protocol and of the gossiped state.
+// Agents whose versions differ by more than their minimum refuse each other by name.
+const Version = 1
+
+// Well-known paths. Configuration can move the store and the socket;
+// RunDir cannot be moved: the resource agent and a crashed agent's successor look there.
+const (
+	ConfigPath    = "/etc/understudy/agent.toml"
+	DefaultSocket = "/run/understudy/agent.sock"
+	DefaultStore  = "/var/lib/understudy"
+	RunDir        = "/run/understudy"
+)
+
+// Role is what a node is for a service.
+type Role string
+
+// The roles, as Pacemaker knows them: stopped, unpromoted, promoted.
+const (
+	RoleStopped Role = "stopped"
+	RoleStandby Role = "standby"
+	RoleActive  Role = "active"
+)
+
+// Health of a service's containers on one node, worst first in severity order.
+type Health string
+
+// The healths. Starting counts as healthy for Pacemaker: a HEALTHCHECK's start
+// period is not a failure.
+const (
+	HealthUnknown   Health = "unknown"   // Podman did not answer; processes are there
+	HealthHealthy   Health = "healthy"   // every process runs, every HEALTHCHECK passes or is absent
+	HealthStarting  Health = "starting"  // in a HEALTHCHECK's start period
+	HealthUnhealthy Health = "unhealthy" // a HEALTHCHECK fails; processes run
+	HealthFailed    Health = "failed"    // a process or an address of the service is gone
+)
+
+// Duration is a time.Duration that reads and writes as text ("1.5s") in JSON.
+type Duration time.Duration
+
+// MarshalJSON writes the duration as Go's text form.
+func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
+
+// UnmarshalJSON reads Go's text form.
+func (d *Duration) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return fmt.Errorf("a duration is text such as \"1s\": %w", err)
+	}
+	v, err := time.ParseDuration(s)
+	*d = Duration(v)
+	return err
+}
+
+// String is time.Duration's text.
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// What an unhealthy HEALTHCHECK does to the service (parameter on-unhealthy).
+const (
+	OnUnhealthyDegraded = "degraded" // report 190/191: shown in status, nothing moves
+	OnUnhealthyFail     = "fail"     // report a failure: Pacemaker recovers the service
+	OnUnhealthyIgnore   = "ignore"   // report running
+)
+
+// What a duplicate of a virtual IP on the network does to a promotion (parameter vip-conflict).
+const (
+	ConflictRefuse = "refuse" // the promotion fails, naming the other MAC
+	ConflictTake   = "take"   // announce over it: for networks where a stale holder cannot be reached
+)
+
+// Spec is a service as its resource parameters in the CIB define it. The CIB is
+// the only source; the agent keeps the last one it was told so that it can
+// carry on after its own restart.
+type Spec struct {
+	Service     string   `json:"service"`
+	VIPs        []string `json:"vips,omitempty"` // addresses with prefix, v4 or v6
+	NIC         string   `json:"nic,omitempty"`  // empty: the interface that has the address's subnet
+	Containers  []string `json:"containers"`
+	Volumes     []string `json:"volumes,omitempty"` // empty: all that the containers mount
+	Interval    Duration `json:"interval"`          // between captures
+	MaxRPO      Duration `json:"max_rpo"`           // a replica older than this is not promoted
+	FreezeMax   Duration `json:"freeze_max"`
+	StopTimeout Duration `json:"stop_timeout"` // grace for a container's own shutdown before SIGKILL; never beyond the operation's deadline
+	OnUnhealthy string   `json:"on_unhealthy"`
+	VIPConflict string   `json:"vip_conflict"`
+}
+
+// Defaults of the parameters, as `pcs resource describe` shows them.
+const (
+	DefaultInterval    = Duration(time.Second)
+	DefaultMaxRPO      = Duration(5 * time.Minute)
+	DefaultFreezeMax   = Duration(500 * time.Millisecond)
+	DefaultStopTimeout = Duration(10 * time.Second)
+)
+
+// ActionRequest asks the agent to do one action of the resource agent.
+type ActionRequest struct {
+	Spec  Spec `json:"spec"`
+	Probe bool `json:"probe,omitempty"` // monitor only: interval 0
+}
+
+// ActionResult is what is true of the service on this node after the action.
+type ActionResult struct {
+	Role    Role   `json:"role"`
+	Health  Health `json:"health"`
+	Term    uint64 `json:"term,omitempty"`
+	Message string `json:"message,omitempty"` // one line for the operator; shown as the exit reason
+}
+
+// ServiceStatus is one node's view of one service, as gossiped and shown.
+type ServiceStatus struct {
+	Service   string   `json:"service"`
+	Role      Role     `json:"role"`
+	Health    Health   `json:"health"`
+	Term      uint64   `json:"term"`                // highest term this node knows
+	Committed string   `json:"committed,omitempty"` // generation committed last, "term.sequence"
+	Applied   string   `json:"applied,omitempty"`   // generation the live tree is at
+	FreshAt   int64    `json:"fresh_at"`            // Unix ns: the data was at the committed generation at least until then (active's clock)
+	Clean     bool     `json:"clean,omitempty"`     // demoted with everything captured and committed here
+	Base      string   `json:"base,omitempty"`      // active: the generation its term started from
+	VIPs      []string `json:"vips,omitempty"`      // addresses held
+	Images    []string `json:"images,omitempty"`    // image IDs the service needs that are present
+	Missing   []string `json:"missing,omitempty"`   // image IDs it needs that are not
+	Score     int      `json:"score"`               // promotion score, 0: must not be promoted
+	Blockers  []string `json:"blockers,omitempty"`  // what stops a takeover on this node, in words
+	Warnings  []string `json:"warnings,omitempty"`
+	FreezeP50 Duration `json:"freeze_p50,omitempty"`
+	FreezeP99 Duration `json:"freeze_p99,omitempty"`
+	FreezeMax Duration `json:"freeze_max,omitempty"`
+	Diverged  []string `json:"diverged,omitempty"` // archived diverged generations held here
+}
+
+// NodeHealth is what a node says of itself.
+type NodeHealth struct {
+	PodmanOK      bool    `json:"podman_ok"`
+	PodmanVersion string  `json:"podman_version,omitempty"`
+	PodmanError   string  `json:"podman_error,omitempty"`
+	StoreFree     uint64  `json:"store_free"`  // bytes
+	StoreTotal    uint64  `json:"store_total"` // bytes
+	Load1         float64 `json:"load1"`
+	CPUs          int     `json:"cpus"`
+}
+
+// NodeStatus is one node's state as gossiped. A newer Seq of the same Incarnation
+// replaces an older one; a newer Incarnation replaces any.
+type NodeStatus struct {
+	Version     int             `json:"version"`
+	Node        string          `json:"node"`
+	Software    string          `json:"software"`    // understudy's own version
+	Incarnation int64           `json:"incarnation"` // Unix ns of the agent's start
+	Seq         uint64          `json:"seq"`
+	At          int64           `json:"at"` // Unix ns, this node's clock
+	Health      NodeHealth      `json:"health"`
+	Services    []ServiceStatus `json:"services"`
+
+	// Set by the one who reads the gossip, never sent.
+	Alive       bool     `json:"alive"`
+	Self        bool     `json:"self,omitempty"`
+	SeenAgo     Duration `json:"seen_ago"`
+	ClockOffset Duration `json:"clock_offset"` // that node's clock minus ours, ± half a round trip
+}
+
+// Status is the answer of GET /v1/status: this node first, then peers by name.
+type Status struct {
+	Nodes []NodeStatus `json:"nodes"`
+}
+
+// Readiness is the answer of GET /v1/services/{name}/ready.
+type Readiness struct {
+	Service  string   `json:"service"`
+	Ready    bool     `json:"ready"`
+	Active   string   `json:"active,omitempty"`  // node
+	Standby  string   `json:"standby,omitempty"` // the node that would take over
+	RPO      Duration `json:"rpo"`               // data lost if the active failed now
+	Blockers []string `json:"blockers,omitempty"`
+}
+
+// Decision is an entry of the decision journal: something that was decided or
+// refused about a service, with its reason, so that a person can follow it later.
+type Decision struct {
+	At      time.Time         `json:"at"`
+	Node    string            `json:"node"`
+	Service string            `json:"service,omitempty"`
+	Event   string            `json:"event"` // see the Event constants
+	Term    uint64            `json:"term,omitempty"`
+	Reason  string            `json:"reason"`
+	Took    Duration          `json:"took,omitempty"`
+	Fields  map[string]string `json:"fields,omitempty"`
+}
+
+// Events of the decision journal. Steps inside a promotion are "promote-step"
+// with the field "step".
+const (
+	EventAgentStart  = "agent-start"
+	EventStart       = "start"
+	EventPromote     = "promote"
+	EventPromoteStep = "promote-step"
+	EventRefuse      = "refuse"
+	EventDemote      = "demote"
+	EventStop        = "stop"
+	EventForced      = "forced"
+	EventDiverged    = "diverged"
+	EventRecover     = "recover"
+	EventReplication = "replication"
+	EventPeer        = "peer"
+)

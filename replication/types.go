@@ -1,0 +1,160 @@
+package replication
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// ID names a generation: the term of the promotion that wrote it and its
+// sequence within that term, counted from 1. The zero ID is "none".
+// IDs order by term, then sequence; never by a clock.
+type ID struct {
+	Term uint64 `cbor:"1,keyasint"`
+	Seq  uint64 `cbor:"2,keyasint"`
+}
+
+// String is "term.sequence", or "none".
+func (id ID) String() string {
+	if id.IsZero() {
+		return "none"
+	}
+	return strconv.FormatUint(id.Term, 10) + "." + strconv.FormatUint(id.Seq, 10)
+}
+
+// IsZero says whether id is "none".
+func (id ID) IsZero() bool { return id == ID{} }
+
+// Compare orders by term, then sequence: -1, 0 or 1.
+func (id ID) Compare(o ID) int {
+	switch {
+	case id.Term != o.Term:
+		if id.Term < o.Term {
+			return -1
+		}
+		return 1
+	case id.Seq != o.Seq:
+		if id.Seq < o.Seq {
+			return -1
+		}
+		return 1
+	}
+	return 0
+}
+
+// ParseID reads String's form.
+func ParseID(s string) (ID, error) {
+	if s == "none" || s == "" {
+		return ID{}, nil
+	}
+	t, q, ok := strings.Cut(s, ".")
+	term, err1 := strconv.ParseUint(t, 10, 64)
+	seq, err2 := strconv.ParseUint(q, 10, 64)
+	if !ok || err1 != nil || err2 != nil || (ID{term, seq}).String() != s {
+		return ID{}, fmt.Errorf("%q is not a generation; write term.sequence, such as 3.17", s)
+	}
+	return ID{term, seq}, nil
+}
+
+// MarshalText and UnmarshalText make an ID text in JSON.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads String's form.
+func (id *ID) UnmarshalText(b []byte) (err error) {
+	*id, err = ParseID(string(b))
+	return err
+}
+
+// Hash is a BLAKE3-256 content hash.
+type Hash [32]byte
+
+// String is lower-case hex.
+func (h Hash) String() string { return hex.EncodeToString(h[:]) }
+
+// Type is an entry's file type.
+type Type uint8
+
+// The types. Sockets are not carried: they are meaningless without their
+// listener; captures count them.
+const (
+	TypeFile Type = iota + 1
+	TypeDir
+	TypeSymlink
+	TypeFIFO
+	TypeChar
+	TypeBlock
+)
+
+// Chunk is a run of a file's content. Gaps between chunks, and after the last
+// up to the size, are holes.
+type Chunk struct {
+	Offset int64 `cbor:"1,keyasint"`
+	Length int64 `cbor:"2,keyasint"`
+	Hash   Hash  `cbor:"3,keyasint"`
+}
+
+// Entry is one file of a volume, with all its metadata. Path is relative to the
+// volume's root, "." for the root itself, separated by '/', and is bytes: it
+// need not be UTF-8.
+type Entry struct {
+	Path    string            `cbor:"1,keyasint"`
+	Type    Type              `cbor:"2,keyasint"`
+	Mode    uint32            `cbor:"3,keyasint"` // permission bits with setuid, setgid, sticky (07777)
+	UID     uint32            `cbor:"4,keyasint"`
+	GID     uint32            `cbor:"5,keyasint"`
+	MtimeNs int64             `cbor:"6,keyasint"`
+	Size    int64             `cbor:"7,keyasint,omitempty"`
+	Rdev    uint64            `cbor:"8,keyasint,omitempty"`
+	Target  string            `cbor:"9,keyasint,omitempty"`  // of a symlink
+	Link    string            `cbor:"10,keyasint,omitempty"` // hard link: Path of the first entry (in order) with this inode; content and metadata are there
+	Xattrs  map[string][]byte `cbor:"11,keyasint,omitempty"` // all namespaces: user, trusted, security (labels, capabilities), system.posix_acl_*
+	Chunks  []Chunk           `cbor:"12,keyasint,omitempty"`
+}
+
+// Volume is a volume's tree. Entries are sorted by Path, the root first, so a
+// directory comes before what it holds.
+type Volume struct {
+	Name    string  `cbor:"1,keyasint"`
+	Entries []Entry `cbor:"2,keyasint"`
+	Skipped int     `cbor:"3,keyasint,omitempty"` // sockets not carried
+}
+
+// Manifest is a generation: a service's whole state at one instant. Its encoded
+// form (package store) is hashed as a whole.
+type Manifest struct {
+	Format     int       `cbor:"1,keyasint"` // FormatVersion
+	Service    string    `cbor:"2,keyasint"`
+	ID         ID        `cbor:"3,keyasint"`
+	Parent     ID        `cbor:"4,keyasint"`            // zero: the first of a chain
+	CapturedAt time.Time `cbor:"5,keyasint"`            // active's clock; for display only
+	FreezeNs   int64     `cbor:"6,keyasint"`            // how long containers stood still
+	Diverged   bool      `cbor:"7,keyasint,omitempty"`  // archived on a former active's return; never promoted
+	Final      bool      `cbor:"8,keyasint,omitempty"`  // captured in a demotion, with the containers stopped: nothing can follow in this term
+	Definition []byte    `cbor:"9,keyasint,omitempty"`  // containers, networks, volumes, secrets: JSON of agent/podman; opaque here
+	Images     []string  `cbor:"10,keyasint,omitempty"` // image IDs the definition needs ("sha256:…")
+	Volumes    []Volume  `cbor:"11,keyasint"`           // sorted by Name
+}
+
+// FormatVersion is the manifest format this code writes. A reader refuses any other by number.
+const FormatVersion = 1
+
+// ChunkSize is the fixed size that files are cut into, bytes. Small enough that
+// a change in a large file does not ship all of it, large enough that a
+// manifest stays small.
+const ChunkSize = 1 << 20
+
+// State is what a store tells a sender and the gossip: where it stands.
+type State struct {
+	Service string   `json:"service"`
+	Term    uint64   `json:"term"`     // highest known; a sender below it is refused
+	Head    ID       `json:"head"`     // committed last, zero: none
+	HeadSum string   `json:"head_sum"` // hex hash of the head's encoded manifest
+	Images  []string `json:"images"`   // image IDs present on the node
+	Layers  []string `json:"layers"`   // diff IDs of the layers present
+}
+
+// JSON of a State is what the wire's "state" file holds.
+func (s State) JSON() ([]byte, error) { return json.Marshal(s) }
