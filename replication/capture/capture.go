@@ -1,0 +1,83 @@
+// Package capture reads a service's volumes at one instant: containers are
+// frozen while what changed is found by stat and set aside, thawed, and only
+// then is it hashed. An unchanged file costs one lstat.
+package capture
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/tree"
+)
+
+// ErrFreezeTooLong: FreezeMax passed before everything changed was set aside.
+// The containers run again and the capture is dropped; try again.
+var ErrFreezeTooLong = errors.New("the freeze took too long")
+
+// ErrBusy: without a freezer, files changed while they were read and did not
+// come to rest. Try again.
+var ErrBusy = errors.New("files change while they are read")
+
+// Freezer stops the service's containers. Freeze returns when they all stand
+// still; thaw is called exactly once, perhaps from another goroutine, and
+// promptly when FreezeMax is over. A failed Freeze leaves nothing frozen.
+type Freezer interface {
+	Freeze(ctx context.Context) (thaw func() error, err error)
+}
+
+// Sink takes content. store.PackWriter is one. Called from one goroutine.
+type Sink interface {
+	Has(h replication.Hash) bool
+	Put(h replication.Hash, data []byte) error
+}
+
+// Volume is a tree to capture.
+type Volume struct {
+	Name     string
+	Path     string // the tree's root: a volume's _data
+	StageDir string // on the same file system, outside of Path; owned by capture, emptied at each
+}
+
+// Options of a Capturer. The zero value is good.
+type Options struct {
+	Logger *slog.Logger
+	Now    func() time.Time
+}
+
+// Capturer captures; one capture of a volume at a time.
+type Capturer struct{}
+
+// New makes a Capturer.
+func New(o Options) *Capturer { panic("todo") }
+
+// Request of a capture.
+type Request struct {
+	Volumes   []Volume
+	Base      *replication.Manifest // generation to compare with; nil: everything is new
+	Index     *tree.Index           // what Base looked like to stat; nil, or of another generation: everything is read
+	Freezer   Freezer               // nil: nothing is frozen (containers are stopped)
+	FreezeMax time.Duration         // 0: no bound
+	Sink      Sink
+}
+
+// Result of a capture. Index describes the captured trees and belongs to the
+// generation made of Volumes: set Index.ID when that is committed, and keep it
+// for the next capture. With ErrUnchanged it carries Base's ID and may replace
+// the old one at once.
+type Result struct {
+	Volumes   []replication.Volume
+	Index     *tree.Index
+	Freeze    time.Duration // how long containers stood still
+	Changed   int           // entries that differ from Base, removals included
+	BytesRead int64         // content read and hashed
+	Cloned    int           // files set aside by reflink
+	Copied    int           // files set aside by copying, within the freeze
+}
+
+// Capture does one. It returns ErrUnchanged with a Result that has only Index
+// when there is nothing that Base does not have, ErrFreezeTooLong, ErrBusy.
+// The stage is empty when it returns, and the containers run.
+func (c *Capturer) Capture(ctx context.Context, r Request) (*Result, error) { panic("todo") }
