@@ -1,0 +1,4 @@
+package api
+
+// Software is understudy's own version; the build sets it with -ldflags -X.
+var Software = "dev"
