@@ -185,6 +185,7 @@ type Readiness struct {
 // Decision is an entry of the decision journal: something that was decided or
 // refused about a service, with its reason, so that a person can follow it later.
 type Decision struct {
+	Seq     uint64            `json:"seq,omitempty"` // order within the node's journal; At may jump back with the clock
 	At      time.Time         `json:"at"`
 	Node    string            `json:"node"`
 	Service string            `json:"service,omitempty"`
