@@ -1,0 +1,168 @@
+package service
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// inspectEvery is how often containers are looked at without an event: events
+// can be lost with Podman's socket.
+const inspectEvery = 5 * time.Second
+
+// runActive captures every interval and ships what was captured. Capturing and
+// shipping do not wait for each other: a slow link costs freshness on the
+// standby, not sealed history here.
+func (s *Service) runActive(ctx context.Context, wake <-chan struct{}) {
+	fresh := make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.shipLoop(ctx, fresh) })
+	defer wg.Wait()
+	s.assertScore(ctx)
+	inspected := time.Time{}
+	for ctx.Err() == nil {
+		began := time.Now()
+		if time.Since(inspected) > inspectEvery {
+			s.refresh(ctx)
+			inspected = time.Now()
+		}
+		if _, err := s.cycle(ctx); err != nil && ctx.Err() == nil {
+			s.replicationProblem(err)
+		} else if err == nil {
+			s.replicationProblem(nil)
+		}
+		signal(fresh)
+		if err := s.Replica.Prune(); err != nil {
+			s.log.Warn("old generations cannot be pruned", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-wake:
+			inspected = time.Time{}
+			s.forgetDefinition()
+		case <-time.After(max(0, time.Duration(s.interval())-time.Since(began))):
+		}
+	}
+}
+
+func (s *Service) interval() api.Duration {
+	if d := s.snapshot().Spec.Interval; d > 0 {
+		return d
+	}
+	return api.DefaultInterval
+}
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// cycle seals what the containers have written by now. Nothing changed: nothing
+// is frozen and nothing written, but the data is known to be fresh.
+func (s *Service) cycle(ctx context.Context) (replication.SealResult, error) {
+	rec := s.snapshot()
+	def, err := s.activeDefinition(ctx)
+	if err != nil {
+		return replication.SealResult{}, err
+	}
+	paths, err := s.Runtime.VolumePaths(ctx, volumes(rec.Spec, def))
+	if err != nil {
+		return replication.SealResult{}, err
+	}
+	limit := time.Duration(rec.Spec.FreezeMax)
+	res, err := s.Replica.Seal(ctx, replication.SealRequest{Term: rec.Term, Roots: paths, Definition: def.Bytes, Images: def.Images,
+		Freezer: s.Procs.Freezer(s.name, rec.Spec.Containers, limit), FreezeMax: limit})
+	if err != nil {
+		return res, err
+	}
+	s.mu.Lock()
+	s.freshAt = res.AsOf
+	s.mu.Unlock()
+	return res, nil
+}
+
+// activeDefinition is read from Podman when an event says that it may have changed.
+func (s *Service) activeDefinition(ctx context.Context) (Definition, error) {
+	s.mu.Lock()
+	def := s.defined
+	s.mu.Unlock()
+	if len(def.Bytes) > 0 {
+		return def, nil
+	}
+	return s.localDefinition(ctx)
+}
+
+func (s *Service) forgetDefinition() {
+	s.mu.Lock()
+	s.defined = Definition{}
+	s.mu.Unlock()
+}
+
+// shipLoop sends what is new, and what a standby that was away lacks.
+func (s *Service) shipLoop(ctx context.Context, fresh <-chan struct{}) {
+	var images sync.WaitGroup
+	defer images.Wait()
+	sending := make(chan struct{}, 1)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-fresh:
+		}
+		s.shipNow(ctx)
+		select {
+		case sending <- struct{}{}: // images do not hold up data
+			images.Go(func() { s.shipImages(ctx); <-sending })
+		default:
+		}
+	}
+}
+
+// shipNow brings the standbys up to the head and keeps what went wrong for status.
+func (s *Service) shipNow(ctx context.Context) map[string]error {
+	results := s.Peers.Ship(ctx, s.name)
+	if ctx.Err() == nil {
+		s.peerProblems(results)
+	}
+	return results
+}
+
+func (s *Service) shipImages(ctx context.Context) {
+	s.mu.Lock()
+	images := s.defined.Images
+	s.mu.Unlock()
+	for peer, err := range s.Peers.Images(ctx, s.name, images, s.Runtime.ExportImage) {
+		if err != nil && ctx.Err() == nil {
+			s.log.Warn("images cannot be sent", "peer", peer, "error", err)
+		}
+	}
+}
+
+// Replicate runs a cycle now and ships it; it answers the generation that every
+// reachable standby has.
+func (s *Service) Replicate(ctx context.Context) (string, error) {
+	if rec := s.snapshot(); rec.Role != api.RoleActive {
+		return "", api.Errorf(api.KindRefused, "ask the active node; understudy status names it", "service %s is %s on %s: only the active node replicates", s.name, rec.Role, s.Node)
+	}
+	res, err := s.cycle(ctx)
+	if err != nil {
+		return "", err
+	}
+	results := s.shipNow(ctx)
+	var failed error
+	for peer, err := range results {
+		if err == nil {
+			return res.ID.String(), nil
+		}
+		failed = api.Errorf(api.KindGeneric, "see understudy status", "generation %s of service %s did not reach %s: %v", res.ID, s.name, peer, err)
+	}
+	if failed == nil {
+		failed = api.Errorf(api.KindGeneric, "add a [[peer]] to the agent's configuration", "service %s has nobody to replicate to", s.name)
+	}
+	return res.ID.String(), failed
+}

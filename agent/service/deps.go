@@ -1,0 +1,129 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// ErrNoContainer is what a Runtime answers for a container that does not exist.
+var ErrNoContainer = errors.New("no such container")
+
+// Container is what a service needs to know of a container.
+type Container struct {
+	Name, ID    string
+	Running     bool // its process was started and has not ended (also when paused)
+	Initialised bool // created and set up, its process waits to be started
+	PID         int
+	StartTime   uint64 // of the process, as in /proc/PID/stat field 22
+	Cgroup      string // path below the cgroup2 mount
+	Health      api.Health
+}
+
+// Definition is what re-creates a service's containers elsewhere.
+type Definition struct {
+	Bytes   []byte   // opaque, stable: equal definitions have equal bytes
+	Images  []string // image IDs
+	Volumes []string // local volumes that the containers mount
+}
+
+// Runtime is Podman, as far as a service needs it. Every call ends by its
+// context's deadline, also when Podman hangs. All may be called concurrently.
+type Runtime interface {
+	Inspect(ctx context.Context, name string) (Container, error)
+	// Problems names what could not be carried faithfully to a standby, and
+	// what would start a container behind Pacemaker's back.
+	Problems(ctx context.Context, names []string) ([]string, error)
+	Define(ctx context.Context, names []string) (Definition, error)
+	Parse(definition []byte) (Definition, error)
+	// Realise makes networks, volumes and containers as defined, without
+	// starting any. It says what it changed; a running container is never touched.
+	Realise(ctx context.Context, definition []byte) ([]string, error)
+	// VolumePaths finds the root directory of each volume; a volume that does
+	// not exist is missing from the answer.
+	VolumePaths(ctx context.Context, names []string) (map[string]string, error)
+	Init(ctx context.Context, name string) error
+	Start(ctx context.Context, name string) error
+	Stop(ctx context.Context, name string, grace time.Duration) error
+	// Neutralise turns off what would start the container at boot.
+	Neutralise(ctx context.Context, name string) error
+	Images(ctx context.Context) (images, layers []string, err error)
+	ExportImage(ctx context.Context, id, path string) error
+	LoadImage(ctx context.Context, path string) (id string, err error)
+}
+
+// Processes proves what runs without asking Podman (invariant 6).
+type Processes interface {
+	// Running says whether the container's own process (not only its set-up) is
+	// alive, from /proc alone.
+	Running(c Container) bool
+	// Evict ends every process of the named containers and proves that none is left.
+	Evict(ctx context.Context, names []string) error
+	// Freezer stops all the named containers at one instant.
+	Freezer(service string, names []string, max time.Duration) replication.Freezer
+}
+
+// Addresses holds the virtual IPs of one node. Calls are idempotent.
+type Addresses interface {
+	Check(spec api.Spec) error
+	Probe(ctx context.Context, spec api.Spec) error // duplicate on the network: an error naming its MAC
+	Add(ctx context.Context, spec api.Spec) error
+	Remove(ctx context.Context, spec api.Spec) error
+	Held(spec api.Spec) (held, missing []string, err error)
+}
+
+// Cluster is Pacemaker, as far as terms and scores go.
+type Cluster interface {
+	Reserve(ctx context.Context, service string, above uint64) (uint64, error)
+	Check(ctx context.Context, service string, term uint64) error
+	SetScore(ctx context.Context, service string, score int) error
+	ClearScore(ctx context.Context, service string) error
+}
+
+// Replica is one service's data on this node: package replication's Engine.
+type Replica interface {
+	Head() (replication.ID, error)
+	HeadManifest() (*replication.Manifest, error) // nil when there is no head
+	Applied() replication.ID
+	Fence(term uint64) error
+	Term() (uint64, error)
+	// Seal captures what the live tree is and commits it to the local store.
+	Seal(ctx context.Context, req replication.SealRequest) (replication.SealResult, error)
+	// Apply brings the live tree to the head.
+	Apply(ctx context.Context, roots map[string]string) error
+	// Recheck makes the next Apply look at the whole live tree.
+	Recheck() error
+	// Realign archives what goes beyond base as diverged and sets the head back to it.
+	Realign(ctx context.Context, base replication.ID) (archived []string, err error)
+	Diverged() []string
+	PendingImages() []string // paths of verified image archives to load
+	DropImage(path string)
+	// ArchiveTree archives what the live trees are now as a diverged generation.
+	ArchiveTree(ctx context.Context, req replication.SealRequest) (string, error)
+	SetHave(images, layers []string) error
+	Prune() error
+	Freezes() (p50, p99, most time.Duration)
+}
+
+// Peers ships what this node's store has to the other nodes.
+type Peers interface {
+	// Ship brings each peer's store up to the local head and answers per peer.
+	// Peers do not wait for each other.
+	Ship(ctx context.Context, service string) map[string]error
+	// Images sends the images that a peer lacks.
+	Images(ctx context.Context, service string, images []string, export func(ctx context.Context, id, path string) error) map[string]error
+}
+
+// Gossip is what the other nodes say of themselves.
+type Gossip interface {
+	Peers() []api.NodeStatus
+	Publish()
+}
+
+// Journal records decisions for people.
+type Journal interface {
+	Record(d api.Decision)
+}

@@ -1,0 +1,55 @@
+package service
+
+import (
+	"context"
+	"sync"
+)
+
+// loop owns the one goroutine of background work that a role has.
+type loop struct {
+	service *Service
+	mu      sync.Mutex // guards cancel and done
+	cancel  context.CancelFunc
+	done    chan struct{}
+	wake    chan struct{}
+}
+
+// start begins the work; a loop that runs is stopped first.
+func (l *loop) start(work func(ctx context.Context, wake <-chan struct{})) {
+	l.stop()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	done, wake := make(chan struct{}), make(chan struct{}, 1)
+	l.cancel, l.done, l.wake = cancel, done, wake
+	go func() {
+		defer close(done)
+		work(ctx, wake)
+	}()
+}
+
+// stop ends the work and waits for it. It may be called when nothing runs.
+func (l *loop) stop() {
+	l.mu.Lock()
+	cancel, done := l.cancel, l.done
+	l.cancel, l.done = nil, nil
+	l.mu.Unlock()
+	if cancel != nil {
+		cancel()
+		<-done
+	}
+}
+
+// poke asks the work to look now instead of at its next interval.
+func (l *loop) poke() {
+	l.mu.Lock()
+	wake := l.wake
+	l.mu.Unlock()
+	select {
+	case wake <- struct{}{}:
+	default: // it is asked already, or nothing runs (a nil channel)
+	}
+}
+
+// Poke tells the service that something changed: a commit, an image, a container.
+func (s *Service) Poke() { s.loop.poke() }

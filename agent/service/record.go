@@ -1,0 +1,99 @@
+package service
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication/durable"
+)
+
+// step is what an operation was about to do when the record was written; empty
+// when none is under way.
+type step string
+
+const (
+	stepNone      step = ""
+	stepStarting  step = "starting"
+	stepPromoting step = "promoting"
+	stepDemoting  step = "demoting"
+	stepStopping  step = "stopping"
+)
+
+// record is what a service's state machine must know after a kill.
+type record struct {
+	Spec     api.Spec `json:"spec"`
+	Role     api.Role `json:"role"`
+	Step     step     `json:"step,omitempty"`
+	BootID   string   `json:"boot_id"`  // of the boot in which Role was true
+	Term     uint64   `json:"term"`     // of the promotion that is or was last carried out here
+	Reserved uint64   `json:"reserved"` // reserved in the CIB for the next promotion
+	Dirty    bool     `json:"dirty"`    // containers may have written since the last sealed generation
+	Origin   bool     `json:"origin"`   // the node has data of its own and no history: it may be the first active
+	Clean    bool     `json:"clean"`    // the last demotion sealed and shipped everything
+	Base     string   `json:"base"`     // generation that Term started from
+	FreshAt  int64    `json:"fresh_at"` // Unix ns, active's clock: the head was true until then at least
+	HeardAt  int64    `json:"heard_at"` // Unix ns: an active peer was last heard of
+}
+
+func recordPath(dir, service string) string { return filepath.Join(dir, service+".json") }
+
+// load reads a service's record; a service never seen is a stopped one.
+func load(dir, service string) (record, error) {
+	var r record
+	b, err := os.ReadFile(recordPath(dir, service))
+	if errors.Is(err, fs.ErrNotExist) {
+		return record{Role: api.RoleStopped, BootID: bootID(), Spec: api.Spec{Service: service}}, nil
+	}
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return r, fmt.Errorf("the record %s of service %s cannot be read: %w; if the node's disk was damaged, move the file away: the service then starts here as on a new node", recordPath(dir, service), service, err)
+	}
+	return r, nil
+}
+
+// save makes the record durable before it returns.
+func (r record) save(dir string) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(recordPath(dir, r.Spec.Service), b, 0o600, nil)
+}
+
+// known lists the services that have a record in dir.
+func known(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".json"); ok {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+// bootID tells one boot of the node from the next: after a reboot no role holds.
+// In a lab node the machine's own boot id does not change, so the start time of
+// the node's init is part of it.
+func bootID() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	stat, _ := os.ReadFile("/proc/1/stat")
+	start := ""
+	if _, rest, ok := strings.Cut(string(stat), ") "); ok {
+		if f := strings.Fields(rest); len(f) > 19 {
+			start = f[19] // starttime, field 22 of proc(5)'s stat
+		}
+	}
+	return strings.TrimSpace(string(id)) + "-" + start
+}

@@ -1,0 +1,282 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// Options are what a Service works with. All fields are required but Now.
+type Options struct {
+	Node    string
+	Dir     string // records of services, root alone reads them
+	RunDir  string // of the records for the resource agent; "": api.RunDir
+	Runtime Runtime
+	Procs   Processes
+	VIP     Addresses
+	Cluster Cluster
+	Replica Replica
+	Peers   Peers
+	Gossip  Gossip
+	Journal Journal
+	Logger  *slog.Logger
+	Now     func() time.Time
+	// Crash is called with the name of each persisted step just before it is
+	// done; fault tests die there. Nil in production.
+	Crash func(step string)
+}
+
+// Service is one service on this node.
+type Service struct {
+	Options
+	name string
+	log  *slog.Logger
+
+	op       sync.Mutex // held by the operation under way
+	opCancel struct {
+		sync.Mutex
+		cancel context.CancelFunc // of an operation that stop and demote may cut short
+	}
+
+	loop loop // the role's background work; see loop.go
+
+	mu       sync.Mutex // guards what follows
+	rec      record
+	health   api.Health
+	seen     map[string]Container // containers as last inspected, by name
+	defined  Definition           // active: as last read from Podman
+	prepared string               // standby: definition (as string) realised and initialised last
+	blocked  []string             // what keeps the standby from being prepared
+	missing  []string             // image IDs the head needs and Podman has not
+	problem  string               // of the last replication cycle
+	lagging  map[string]string    // peer → why it does not get what is new
+	freshAt  time.Time            // our clock: the live tree (active) or the head (standby) was current then
+	heardAt  time.Time            // our clock: the active spoke last then
+	score    int
+	scoreSet bool // score was written to Pacemaker since the agent started
+}
+
+// Open loads a service's record and takes up what it finds: containers and
+// addresses of an active service stay as they are (invariant 8).
+func Open(name string, o Options) (*Service, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Crash == nil {
+		o.Crash = func(string) {}
+	}
+	rec, err := load(o.Dir, name)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{Options: o, name: name, log: o.Logger.With("service", name), rec: rec, health: api.HealthUnknown, seen: map[string]Container{}, lagging: map[string]string{}}
+	s.loop.service = s
+	if boot := bootID(); rec.BootID != boot {
+		// The node was booted since: nothing of the service can be running.
+		// Dirty stays: what was written before the reboot is sealed at start.
+		if rec.Role != api.RoleStopped || rec.Step != stepNone {
+			s.decide(api.EventRecover, rec.Term, "the node was booted while the service was %s here; it counts as stopped until Pacemaker starts it", rec.Role)
+		}
+		rec.Role, rec.Step, rec.BootID = api.RoleStopped, stepNone, boot
+		if err := s.persist(func(r *record) { *r = rec }); err != nil {
+			return nil, err
+		}
+	} else if rec.Step != stepNone {
+		s.decide(api.EventRecover, rec.Term, "the agent ended while %s; Pacemaker's next order takes it up from there", rec.Step)
+	}
+	return s, nil
+}
+
+// Resume starts the background work that the recorded role asks for.
+func (s *Service) Resume() {
+	rec := s.snapshot()
+	if rec.Step != stepNone {
+		return
+	}
+	switch rec.Role {
+	case api.RoleActive:
+		s.decide(api.EventRecover, rec.Term, "re-adopted the active service: containers and addresses were left alone")
+		s.loop.start(s.runActive)
+	case api.RoleStandby:
+		s.loop.start(s.runStandby)
+	case api.RoleStopped:
+	}
+}
+
+// Close ends the background work; the service itself is left as it is.
+func (s *Service) Close() {
+	s.interrupt()
+	s.loop.stop()
+}
+
+// Do carries out one action that Pacemaker ordered.
+func (s *Service) Do(ctx context.Context, action string, req api.ActionRequest) (api.ActionResult, error) {
+	switch action {
+	case api.ActionMonitor:
+		return s.monitor(ctx, req)
+	case api.ActionValidate:
+		return s.result(""), s.validate(ctx, req.Spec)
+	case api.ActionReload:
+		return s.reload(ctx, req.Spec)
+	case api.ActionStart, api.ActionPromote, api.ActionDemote, api.ActionStop:
+		return s.operate(ctx, action, req)
+	}
+	return api.ActionResult{}, api.Errorf(api.KindArgs, "use start, stop, promote, demote, monitor, validate or reload", "unknown action %q", action)
+}
+
+// operate runs one of the exclusive operations. Stop and demote cut short
+// whatever is under way; the others refuse while it lasts.
+func (s *Service) operate(ctx context.Context, action string, req api.ActionRequest) (api.ActionResult, error) {
+	safe := action == api.ActionStop || action == api.ActionDemote
+	if safe {
+		s.interrupt()
+	}
+	if err := s.acquire(ctx, safe); err != nil {
+		return s.result(""), err
+	}
+	defer s.op.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if !safe {
+		s.opCancel.Lock()
+		s.opCancel.cancel = cancel
+		s.opCancel.Unlock()
+	}
+	began := s.Now()
+	before := s.snapshot()
+	var err error
+	switch action {
+	case api.ActionStart:
+		err = s.start(ctx, req.Spec)
+	case api.ActionPromote:
+		err = s.promote(ctx, req.Spec)
+	case api.ActionDemote:
+		err = s.demote(ctx)
+	case api.ActionStop:
+		err = s.stop(ctx, req.Spec)
+	}
+	s.record(action, before, s.Now().Sub(began), err)
+	s.Gossip.Publish()
+	return s.result(""), err
+}
+
+func (s *Service) interrupt() {
+	s.opCancel.Lock()
+	defer s.opCancel.Unlock()
+	if s.opCancel.cancel != nil {
+		s.opCancel.cancel()
+	}
+}
+
+// acquire takes the operation lock, waiting for it only where wait says so.
+func (s *Service) acquire(ctx context.Context, wait bool) error {
+	for !s.op.TryLock() {
+		if !wait {
+			return api.Errorf(api.KindBusy, "wait for it, or see understudy log", "service %s: another operation is under way on %s", s.name, s.Node)
+		}
+		select {
+		case <-ctx.Done():
+			return api.Errorf(api.KindDeadline, "see understudy log", "service %s: the operation under way on %s did not give way in time", s.name, s.Node)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// record writes the operation's outcome to the decision journal.
+func (s *Service) record(action string, before record, took time.Duration, err error) {
+	rec := s.snapshot()
+	d := api.Decision{At: s.Now(), Node: s.Node, Service: s.name, Event: action, Term: rec.Term, Took: api.Duration(took)}
+	switch {
+	case err != nil:
+		d.Reason = err.Error()
+		d.Fields = map[string]string{"outcome": "failed", "kind": string(api.KindOf(err))}
+		if api.KindOf(err) == api.KindRefused {
+			d.Event = api.EventRefuse
+			d.Fields["action"] = action
+		}
+	case before.Role == rec.Role && before.Step == stepNone:
+		return // asked again for what already was: not a decision
+	default:
+		d.Reason = fmt.Sprintf("%s, ordered by Pacemaker: was %s, is %s", action, before.Role, rec.Role)
+	}
+	s.Journal.Record(d)
+}
+
+// decide notes something that was decided within an operation or a loop.
+func (s *Service) decide(event string, term uint64, format string, args ...any) {
+	s.Journal.Record(api.Decision{At: s.Now(), Node: s.Node, Service: s.name, Event: event, Term: term, Reason: fmt.Sprintf(format, args...)})
+}
+
+// stepDone notes a step of a promotion or demotion with how long it took.
+func (s *Service) stepDone(name string, term uint64, began time.Time) {
+	now := s.Now()
+	s.Journal.Record(api.Decision{At: now, Node: s.Node, Service: s.name, Event: api.EventPromoteStep, Term: term,
+		Reason: name, Took: api.Duration(now.Sub(began)), Fields: map[string]string{"step": name}})
+}
+
+func (s *Service) snapshot() record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rec
+}
+
+// persist changes the record and makes it durable; on failure nothing has changed.
+func (s *Service) persist(change func(*record)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.rec
+	change(&next)
+	if err := next.save(s.Dir); err != nil {
+		return api.Errorf(api.KindGeneric, "free space on the node's disk, or see dmesg for I/O errors", "service %s: its record cannot be written: %v", s.name, err)
+	}
+	s.rec = next
+	return nil
+}
+
+// adopt takes the parameters that Pacemaker passed with an order.
+func (s *Service) adopt(spec api.Spec) error {
+	if len(spec.Containers) == 0 {
+		return nil // stop is ordered without valid parameters, too
+	}
+	if cur := s.snapshot().Spec; specEqual(cur, spec) {
+		return nil
+	}
+	return s.persist(func(r *record) { r.Spec = spec })
+}
+
+func specEqual(a, b api.Spec) bool {
+	return a.Service == b.Service && slices.Equal(a.VIPs, b.VIPs) && a.NIC == b.NIC && slices.Equal(a.Containers, b.Containers) &&
+		slices.Equal(a.Volumes, b.Volumes) && a.Interval == b.Interval && a.MaxRPO == b.MaxRPO && a.FreezeMax == b.FreezeMax &&
+		a.StopTimeout == b.StopTimeout && a.OnUnhealthy == b.OnUnhealthy && a.VIPConflict == b.VIPConflict
+}
+
+func (s *Service) result(message string) api.ActionResult {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return api.ActionResult{Role: s.rec.Role, Health: s.health, Term: s.rec.Term, Message: message}
+}
+
+// volumes are the volumes that the service replicates: named, or all that its definition mounts.
+func volumes(spec api.Spec, def Definition) []string {
+	if len(spec.Volumes) > 0 {
+		return spec.Volumes
+	}
+	return def.Volumes
+}
+
+// headDefinition reads the definition that the store's head carries; zero when there is none.
+func (s *Service) headDefinition() (Definition, replication.ID, error) {
+	m, err := s.Replica.HeadManifest()
+	if err != nil || m == nil || len(m.Definition) == 0 {
+		return Definition{}, replication.ID{}, err
+	}
+	def, err := s.Runtime.Parse(m.Definition)
+	return def, m.ID, err
+}

@@ -1,0 +1,271 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// pollEvery is how often a standby looks for a commit whose poke was lost.
+const pollEvery = 500 * time.Millisecond
+
+// runStandby keeps the replica ready to start: applied to the head, images
+// loaded, containers created and set up.
+func (s *Service) runStandby(ctx context.Context, wake <-chan struct{}) {
+	inspected := time.Now()
+	for ctx.Err() == nil {
+		if time.Since(inspected) > inspectEvery {
+			s.checkPrepared(ctx)
+			inspected = time.Now()
+		}
+		if err := s.standbyOnce(ctx); err != nil && ctx.Err() == nil {
+			s.replicationProblem(err)
+		} else if err == nil {
+			s.replicationProblem(nil)
+		}
+		s.assertScore(ctx)
+		select {
+		case <-ctx.Done():
+		case <-wake:
+			inspected = time.Time{}
+		case <-time.After(pollEvery):
+		}
+	}
+}
+
+func (s *Service) standbyOnce(ctx context.Context) error {
+	s.hear()
+	if err := s.turnRound(ctx); err != nil {
+		return err
+	}
+	if err := s.loadImages(ctx); err != nil {
+		return err
+	}
+	def, head, err := s.headDefinition()
+	if err != nil || head.IsZero() {
+		return errors.Join(err, s.keepReserved(ctx))
+	}
+	if err := s.archiveOrigin(ctx); err != nil {
+		return err
+	}
+	prepErr := s.prepare(ctx, def)
+	// Data that can be applied is applied also where a container cannot be made yet.
+	if err := s.applyHead(ctx); err != nil {
+		return err
+	}
+	if prepErr != nil {
+		return prepErr
+	}
+	return s.keepReserved(ctx)
+}
+
+// keepReserved holds a term ready above every term that is known to be in use.
+func (s *Service) keepReserved(ctx context.Context) error {
+	known, err := s.Replica.Term()
+	if err != nil {
+		return err
+	}
+	if active, ok := s.activePeer(); ok {
+		known = max(known, active.Term)
+	}
+	if s.snapshot().Reserved > known {
+		return nil
+	}
+	return s.reserve(ctx)
+}
+
+// turnRound makes a former active take the new active's history: what it
+// wrote unseen is archived first (invariant 5).
+func (s *Service) turnRound(ctx context.Context) error {
+	active, ok := s.activePeer()
+	if !ok {
+		return nil
+	}
+	head, err := s.Replica.Head()
+	if err != nil || head.IsZero() || active.Term <= head.Term {
+		return err
+	}
+	base, err := replication.ParseID(active.Base)
+	if err != nil || head.Compare(base) <= 0 {
+		return err
+	}
+	archived, err := s.Replica.Realign(ctx, base)
+	if err != nil {
+		return fmt.Errorf("service %s: the history of %s cannot be turned round to term %d: %w", s.name, s.Node, active.Term, err)
+	}
+	for _, name := range archived {
+		s.decide(api.EventDiverged, head.Term, "what this node wrote after generation %s and nobody had received is archived as %s; term %d of the new active goes on from %s", base, name, active.Term, base)
+	}
+	return nil
+}
+
+// archiveOrigin archives the data that this node had of its own before another
+// node's first generation replaces it.
+func (s *Service) archiveOrigin(ctx context.Context) error {
+	rec := s.snapshot()
+	if !rec.Origin {
+		return nil
+	}
+	def, err := s.localDefinition(ctx)
+	if err != nil {
+		return err
+	}
+	paths, err := s.Runtime.VolumePaths(ctx, volumes(rec.Spec, def))
+	if err != nil {
+		return err
+	}
+	name, err := s.Replica.ArchiveTree(ctx, replication.SealRequest{Roots: paths, Definition: def.Bytes, Images: def.Images})
+	if err != nil {
+		return err
+	}
+	s.decide(api.EventDiverged, 0, "the data that %s had before it became a standby is archived as %s; it is replaced by the active node's", s.Node, name)
+	return s.persist(func(r *record) { r.Origin = false })
+}
+
+// prepare makes everything that the definition names, and sets the containers
+// up so that a takeover has only to start their processes.
+func (s *Service) prepare(ctx context.Context, def Definition) error {
+	s.mu.Lock()
+	done := s.prepared == string(def.Bytes)
+	s.mu.Unlock()
+	if done {
+		return nil
+	}
+	changed, err := s.Runtime.Realise(ctx, def.Bytes)
+	if len(changed) > 0 {
+		s.log.Info("made as on the active node", "what", strings.Join(changed, ", "))
+		// A new container may have copied its image's files into an empty volume.
+		if err := s.Replica.Recheck(); err != nil {
+			return err
+		}
+	}
+	if err == nil {
+		err = s.initialise(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.blocked = []string{err.Error()}
+		return err
+	}
+	s.blocked, s.prepared = nil, string(def.Bytes)
+	return nil
+}
+
+func (s *Service) initialise(ctx context.Context) error {
+	for _, name := range s.snapshot().Spec.Containers {
+		if err := s.Runtime.Init(ctx, name); err != nil {
+			return fmt.Errorf("container %s cannot be set up on %s: %w", name, s.Node, err)
+		}
+	}
+	return nil
+}
+
+// checkPrepared looks whether what was set up still is.
+func (s *Service) checkPrepared(ctx context.Context) {
+	s.refresh(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range s.rec.Spec.Containers {
+		if c, ok := s.seen[name]; !ok || !c.Initialised {
+			s.prepared = ""
+		}
+	}
+}
+
+// applyHead brings the live tree to the committed head.
+func (s *Service) applyHead(ctx context.Context) error {
+	m, err := s.Replica.HeadManifest()
+	if err != nil || m == nil {
+		return err
+	}
+	var names []string
+	for _, v := range m.Volumes {
+		names = append(names, v.Name)
+	}
+	paths, err := s.Runtime.VolumePaths(ctx, names)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if _, ok := paths[n]; !ok {
+			return api.Errorf(api.KindGeneric, "see understudy log", "volume %s of service %s does not exist on %s yet", n, s.name, s.Node)
+		}
+	}
+	return s.Replica.Apply(ctx, paths)
+}
+
+// loadImages loads what arrived, and tells senders what need not be sent.
+func (s *Service) loadImages(ctx context.Context) error {
+	images, layers, err := s.Runtime.Images(ctx)
+	if err != nil {
+		return err
+	}
+	loaded := false
+	for _, path := range s.Replica.PendingImages() {
+		id, err := s.Runtime.LoadImage(ctx, path)
+		if ctx.Err() != nil {
+			return ctx.Err() // it stays for the next time
+		}
+		// A refused archive is dropped: the sender sees what is missing and sends it whole.
+		s.Replica.DropImage(path)
+		if err != nil {
+			s.log.Warn("an image archive cannot be loaded; it will be sent again", "error", err)
+			continue
+		}
+		s.decide(api.EventReplication, 0, "image %s was loaded", id)
+		loaded = true
+	}
+	if loaded {
+		if images, layers, err = s.Runtime.Images(ctx); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.prepared = ""
+		s.mu.Unlock()
+	}
+	s.noteImages(images)
+	return s.Replica.SetHave(images, layers)
+}
+
+// noteImages keeps which of the images that the head needs are missing.
+func (s *Service) noteImages(have []string) {
+	m, err := s.Replica.HeadManifest()
+	if err != nil || m == nil {
+		return
+	}
+	var missing []string
+	for _, id := range m.Images {
+		if !slices.Contains(have, id) {
+			missing = append(missing, id)
+		}
+	}
+	s.mu.Lock()
+	s.missing = missing
+	s.mu.Unlock()
+}
+
+// hear keeps how fresh the head is, by what the active says of itself. Times of
+// the peer's clock are brought to ours by the measured offset.
+func (s *Service) hear() {
+	active, node, ok := s.activeNode()
+	if !ok {
+		return
+	}
+	head, err := s.Replica.Head()
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heardAt = s.Now().Add(-time.Duration(node.SeenAgo))
+	if active.Committed == head.String() && active.FreshAt != 0 {
+		s.freshAt = time.Unix(0, active.FreshAt).Add(-time.Duration(node.ClockOffset))
+	}
+}

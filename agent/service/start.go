@@ -1,0 +1,164 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// start makes the node a standby: nothing of the service runs, what an earlier
+// life wrote is sealed, and the replica is kept warm from here on.
+func (s *Service) start(ctx context.Context, spec api.Spec) error {
+	if err := s.adopt(spec); err != nil {
+		return err
+	}
+	rec := s.snapshot()
+	if rec.Role == api.RoleStandby && rec.Step == stepNone {
+		return s.offerScore(ctx)
+	}
+	if rec.Role == api.RoleActive {
+		// start ends unpromoted, whatever was before (OCF 1.1).
+		return s.demote(ctx)
+	}
+	if err := s.validate(ctx, spec); err != nil {
+		return err
+	}
+	if err := s.persist(func(r *record) { r.Step = stepStarting }); err != nil {
+		return err
+	}
+	s.Crash("start:persisted")
+	if err := s.stopContainers(ctx, rec.Spec); err != nil {
+		return err
+	}
+	if err := s.VIP.Remove(ctx, rec.Spec); err != nil {
+		return err
+	}
+	if err := s.sealDirty(ctx); err != nil {
+		return err
+	}
+	s.Crash("start:sealed")
+	if err := s.neutralise(ctx); err != nil {
+		return err
+	}
+	origin, err := s.isOrigin(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.persist(func(r *record) {
+		r.Role, r.Step, r.BootID, r.Origin = api.RoleStandby, stepNone, bootID(), origin
+	}); err != nil {
+		return err
+	}
+	s.saveLocal()
+	if err := s.reserve(ctx); err != nil {
+		return err
+	}
+	s.loop.start(s.runStandby)
+	return s.offerScore(ctx)
+}
+
+// sealDirty commits what the containers of an earlier life wrote and nobody
+// sealed. It does nothing on a clean node. On a node with data of its own but no history it
+// does nothing either: that is the origin, whose data becomes generation one
+// when it is promoted, or is archived when another node's data arrives.
+func (s *Service) sealDirty(ctx context.Context) error {
+	rec := s.snapshot()
+	if !rec.Dirty {
+		return nil
+	}
+	res, err := s.seal(ctx, rec.Term, false)
+	if err != nil {
+		return fmt.Errorf("service %s: what it wrote on %s before it went down cannot be sealed: %w", s.name, s.Node, err)
+	}
+	s.decide(api.EventRecover, rec.Term, "sealed what the service wrote here before it went down, as generation %s", res.ID)
+	return s.persist(func(r *record) { r.Dirty = false })
+}
+
+// seal captures the live tree with the containers stopped.
+func (s *Service) seal(ctx context.Context, term uint64, final bool) (replication.SealResult, error) {
+	def, err := s.localDefinition(ctx)
+	if err != nil {
+		return replication.SealResult{}, err
+	}
+	rec := s.snapshot()
+	paths, err := s.Runtime.VolumePaths(ctx, volumes(rec.Spec, def))
+	if err != nil {
+		return replication.SealResult{}, err
+	}
+	return s.Replica.Seal(ctx, replication.SealRequest{Term: term, Final: final, Roots: paths,
+		Definition: def.Bytes, Images: def.Images})
+}
+
+// localDefinition is the definition as Podman has it now; where Podman cannot
+// say, the one read or sealed last.
+func (s *Service) localDefinition(ctx context.Context) (Definition, error) {
+	rec := s.snapshot()
+	def, err := s.Runtime.Define(ctx, rec.Spec.Containers)
+	if err == nil {
+		s.mu.Lock()
+		s.defined = def
+		s.mu.Unlock()
+		return def, nil
+	}
+	s.mu.Lock()
+	known := s.defined
+	s.mu.Unlock()
+	if len(known.Bytes) > 0 {
+		return known, nil
+	}
+	if head, _, herr := s.headDefinition(); herr == nil && len(head.Bytes) > 0 {
+		return head, nil
+	}
+	return Definition{}, err
+}
+
+// isOrigin says whether the containers exist here and no history does: the node
+// where the service was set up, before its first promotion.
+func (s *Service) isOrigin(ctx context.Context) (bool, error) {
+	head, err := s.Replica.Head()
+	if err != nil || !head.IsZero() {
+		return false, err
+	}
+	for _, name := range s.snapshot().Spec.Containers {
+		if _, err := s.Runtime.Inspect(ctx, name); errors.Is(err, ErrNoContainer) {
+			return false, nil
+		} else if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// neutralise turns off what would start the containers at boot behind Pacemaker's back.
+func (s *Service) neutralise(ctx context.Context) error {
+	for _, name := range s.snapshot().Spec.Containers {
+		if _, err := s.Runtime.Inspect(ctx, name); err != nil {
+			continue // a standby may not have it yet
+		}
+		if err := s.Runtime.Neutralise(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reserve makes sure that a term lies ready for the next promotion.
+func (s *Service) reserve(ctx context.Context) error {
+	rec := s.snapshot()
+	known, err := s.Replica.Term()
+	if err != nil {
+		return err
+	}
+	above := max(rec.Term, known)
+	if rec.Reserved > above && s.Cluster.Check(ctx, s.name, rec.Reserved) == nil {
+		return nil
+	}
+	term, err := s.Cluster.Reserve(ctx, s.name, above)
+	if err != nil {
+		return fmt.Errorf("service %s: no term could be reserved in the CIB: %w", s.name, err)
+	}
+	return s.persist(func(r *record) { r.Reserved = term })
+}

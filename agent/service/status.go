@@ -1,0 +1,142 @@
+package service
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/understudy-ha/understudy/agent/api"
+)
+
+// Status is this node's view of the service, as gossiped and shown.
+func (s *Service) Status() api.ServiceStatus {
+	rec := s.snapshot()
+	term, _ := s.Replica.Term()
+	head, err := s.Replica.Head()
+	st := api.ServiceStatus{Service: s.name, Role: rec.Role, Term: max(term, rec.Term), Committed: head.String(), Clean: rec.Clean,
+		Applied: s.Replica.Applied().String(), Diverged: s.Replica.Diverged()}
+	if rec.Role == api.RoleActive {
+		st.Term, st.Base, st.Applied = rec.Term, rec.Base, head.String()
+		held, missing, _ := s.VIP.Held(rec.Spec)
+		st.VIPs = held
+		for _, m := range missing {
+			st.Warnings = append(st.Warnings, "address "+m+" is not on this node")
+		}
+	}
+	if err != nil {
+		st.Warnings = append(st.Warnings, "the store cannot be read: "+err.Error())
+	}
+	if rec.Step != stepNone {
+		st.Warnings = append(st.Warnings, "under way: "+string(rec.Step))
+	}
+	if rec.Role == api.RoleStandby {
+		st.Blockers = s.blockers()
+	}
+	p50, p99, most := s.Replica.Freezes()
+	st.FreezeP50, st.FreezeP99, st.FreezeMax = api.Duration(p50), api.Duration(p99), api.Duration(most)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.Health, st.Score, st.Missing = s.health, s.score, s.missing
+	if !s.freshAt.IsZero() {
+		st.FreshAt = s.freshAt.UnixNano()
+	}
+	if s.problem != "" {
+		st.Warnings = append(st.Warnings, "replication: "+s.problem)
+	}
+	for peer, why := range s.lagging {
+		st.Warnings = append(st.Warnings, peer+" does not get what is new: "+why)
+	}
+	slices.Sort(st.Warnings)
+	return st
+}
+
+// Ready says whether a takeover would succeed now, from this node and its gossip.
+func (s *Service) Ready() api.Readiness {
+	self := api.NodeStatus{Node: s.Node, Alive: true, Services: []api.ServiceStatus{s.Status()}}
+	r := api.Readiness{Service: s.name}
+	best := -1
+	var reasons []string
+	for _, n := range append([]api.NodeStatus{self}, s.Gossip.Peers()...) {
+		st, ok := find(n, s.name)
+		switch {
+		case !n.Alive:
+			reasons = append(reasons, fmt.Sprintf("%s is not heard of since %s", n.Node, n.SeenAgo))
+		case !ok:
+			reasons = append(reasons, fmt.Sprintf("%s does not take part in the service", n.Node))
+		case st.Role == api.RoleActive:
+			r.Active = n.Node
+		case len(st.Blockers) > 0 || st.Role != api.RoleStandby:
+			reasons = append(reasons, blockedBy(n.Node, st)...)
+		case st.Score > best:
+			best, r.Standby = st.Score, n.Node
+			r.RPO = api.Duration(age(st, n, s.Now()))
+		}
+	}
+	if r.Active == "" {
+		reasons = append([]string{"no node is active"}, reasons...)
+	}
+	r.Ready = r.Active != "" && r.Standby != ""
+	if !r.Ready {
+		r.Blockers = reasons
+	}
+	return r
+}
+
+func blockedBy(node string, st api.ServiceStatus) []string {
+	if len(st.Blockers) == 0 {
+		return []string{fmt.Sprintf("%s is %s", node, st.Role)}
+	}
+	var out []string
+	for _, b := range st.Blockers {
+		out = append(out, node+": "+b)
+	}
+	return out
+}
+
+// age is how old the node's copy is: what would be lost if the active failed now.
+func age(st api.ServiceStatus, n api.NodeStatus, now time.Time) time.Duration {
+	if st.FreshAt == 0 {
+		return 0
+	}
+	return max(0, now.Sub(time.Unix(0, st.FreshAt).Add(-time.Duration(n.ClockOffset))))
+}
+
+// replicationProblem keeps the last cycle's error for status, and notes when it changes.
+func (s *Service) replicationProblem(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	s.mu.Lock()
+	before := s.problem
+	s.problem = text
+	s.mu.Unlock()
+	switch {
+	case text == before:
+	case text == "":
+		s.decide(api.EventReplication, s.snapshot().Term, "replication works again")
+	default:
+		s.decide(api.EventReplication, s.snapshot().Term, "replication: %s", text)
+	}
+}
+
+// peerProblems keeps who does not get what is new and notes changes.
+func (s *Service) peerProblems(results map[string]error) {
+	s.mu.Lock()
+	var notes []string
+	for peer, err := range results {
+		before, was := s.lagging[peer]
+		switch {
+		case err == nil && was:
+			delete(s.lagging, peer)
+			notes = append(notes, peer+" gets what is new again")
+		case err != nil && before != err.Error():
+			s.lagging[peer] = err.Error()
+			notes = append(notes, peer+" does not get what is new: "+err.Error())
+		}
+	}
+	s.mu.Unlock()
+	for _, n := range notes {
+		s.decide(api.EventReplication, s.snapshot().Term, "%s", n)
+	}
+}

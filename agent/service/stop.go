@@ -1,0 +1,38 @@
+package service
+
+import (
+	"context"
+
+	"github.com/understudy-ha/understudy/agent/api"
+)
+
+// stop leaves: no container, no address, no score. It never validates, and it
+// succeeds when there is nothing (FACTS: a failed stop gets the node fenced).
+func (s *Service) stop(ctx context.Context, spec api.Spec) error {
+	if err := s.adopt(spec); err != nil {
+		s.log.Warn("parameters could not be recorded", "error", err)
+	}
+	s.loop.stop()
+	rec := s.snapshot()
+	if rec.Role == api.RoleActive || rec.Step == stepPromoting || rec.Step == stepDemoting {
+		if err := s.leaveActive(ctx, true); err != nil {
+			s.log.Warn("no clean hand-over before the stop; what was written is sealed at the next start", "error", err)
+		}
+	}
+	if err := s.clearScore(ctx); err != nil {
+		s.log.Warn("the promotion score could not be cleared", "error", err)
+	}
+	spec = s.snapshot().Spec
+	if err := s.stopContainers(ctx, spec); err != nil {
+		return err
+	}
+	if err := s.VIP.Remove(ctx, spec); err != nil {
+		return err
+	}
+	if err := s.persist(func(r *record) { r.Role, r.Step = api.RoleStopped, stepNone }); err != nil {
+		// Nothing runs and no address is held: that is what stop answers for.
+		s.log.Error("the record could not be written", "error", err)
+	}
+	s.removeLocal()
+	return nil
+}

@@ -1,0 +1,107 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/understudy-ha/understudy/agent/api"
+)
+
+// validate names every problem of the parameters on this node.
+func (s *Service) validate(ctx context.Context, spec api.Spec) error {
+	var wrong []string
+	if err := s.VIP.Check(spec); err != nil {
+		wrong = append(wrong, err.Error())
+	}
+	missing, err := s.missingContainers(ctx, spec)
+	switch {
+	case err != nil:
+		return err
+	case len(missing) == len(spec.Containers):
+		// A standby before its first synchronisation has none; that is all right.
+	case len(missing) > 0 && !s.defines(missing):
+		wrong = append(wrong, fmt.Sprintf("container %s does not exist on %s while %d others do", strings.Join(missing, ", "), s.Node, len(spec.Containers)-len(missing)))
+	default:
+		problems, err := s.Runtime.Problems(ctx, spec.Containers)
+		if err != nil {
+			return err
+		}
+		wrong = append(wrong, problems...)
+	}
+	if len(wrong) > 0 {
+		return api.Errorf(api.KindInstalled, "correct it and try: pcs resource cleanup", "service %s on %s: %s", s.name, s.Node, strings.Join(wrong, "; "))
+	}
+	return nil
+}
+
+func (s *Service) missingContainers(ctx context.Context, spec api.Spec) (missing []string, err error) {
+	for _, name := range spec.Containers {
+		_, err := s.Runtime.Inspect(ctx, name)
+		if errors.Is(err, ErrNoContainer) {
+			missing = append(missing, name)
+		} else if err != nil {
+			return nil, fmt.Errorf("container %s of service %s: %w", name, s.name, err)
+		}
+	}
+	return missing, nil
+}
+
+// defines says whether the replica's definition can make the containers.
+func (s *Service) defines(names []string) bool {
+	def, head, err := s.headDefinition()
+	return err == nil && !head.IsZero() && len(def.Bytes) > 0 && len(names) > 0
+}
+
+// reload takes up parameters that can change while the service runs.
+func (s *Service) reload(ctx context.Context, spec api.Spec) (api.ActionResult, error) {
+	if err := s.VIP.Check(spec); err != nil {
+		return s.result(""), err
+	}
+	before := s.snapshot().Spec
+	if err := s.adopt(spec); err != nil {
+		return s.result(""), err
+	}
+	if s.snapshot().Role == api.RoleActive {
+		if err := s.moveAddresses(ctx, before, spec); err != nil {
+			return s.result(""), err
+		}
+		s.saveLocal()
+	}
+	s.forgetDefinition()
+	s.Poke()
+	return s.result("reloaded"), nil
+}
+
+// moveAddresses adds the new addresses before the old ones go.
+func (s *Service) moveAddresses(ctx context.Context, before, after api.Spec) error {
+	gone, added := before, after
+	gone.VIPs, added.VIPs = without(before.VIPs, after.VIPs), without(after.VIPs, before.VIPs)
+	if len(added.VIPs) > 0 {
+		if err := s.VIP.Probe(ctx, added); err != nil {
+			return err
+		}
+		if err := s.VIP.Add(ctx, added); err != nil {
+			return err
+		}
+	}
+	if len(gone.VIPs) > 0 {
+		return s.VIP.Remove(ctx, gone)
+	}
+	return nil
+}
+
+func without(list, drop []string) []string {
+	var left []string
+	for _, v := range list {
+		found := false
+		for _, d := range drop {
+			found = found || d == v
+		}
+		if !found {
+			left = append(left, v)
+		}
+	}
+	return left
+}

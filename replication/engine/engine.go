@@ -1,0 +1,314 @@
+// Package engine runs the four steps of replication for one service on one
+// node: it seals the live trees as generations of the local store, brings the
+// live trees to what the store's head is, and turns a former active's history
+// round. It holds no policy: when to do what is decided by the service's state machine.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/apply"
+	"github.com/understudy-ha/understudy/replication/capture"
+	"github.com/understudy-ha/understudy/replication/durable"
+	"github.com/understudy-ha/understudy/replication/store"
+	"github.com/understudy-ha/understudy/replication/tree"
+)
+
+// Retention of the first version: enough generations to catch a standby up
+// after a short absence, and to restore from a recent past.
+const (
+	keepLast   = 120
+	pruneEvery = time.Minute
+)
+
+// Options of an Engine.
+type Options struct {
+	Root    string // of the stores
+	Service string
+	Logger  *slog.Logger
+	Hook    durable.Hook // fault tests
+}
+
+// Engine is one service's data on this node. Its methods may be called from
+// any goroutine; Seal, Apply and Realign exclude each other.
+type Engine struct {
+	store    *store.Store
+	capturer *capture.Capturer
+	applier  *apply.Applier
+	log      *slog.Logger
+
+	work sync.Mutex // held by Seal, Apply, Realign
+
+	mu        sync.Mutex // guards what follows
+	index     *tree.Index
+	head      *replication.Manifest // the head, decoded; its ID says whether it is current
+	freezes   []time.Duration       // the newest freezeWindow, in order
+	lastPrune time.Time
+}
+
+const freezeWindow = 512
+
+// Open opens the service's store and the record of its live trees.
+func Open(o Options) (*Engine, error) {
+	st, err := store.Open(o.Root, o.Service, store.Options{})
+	if err != nil {
+		return nil, err
+	}
+	a, err := apply.New(filepath.Join(o.Root, "live", o.Service), st, apply.Options{Logger: o.Logger, Hook: o.Hook})
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return &Engine{store: st, applier: a, capturer: capture.New(capture.Options{Logger: o.Logger}), log: o.Logger, index: tree.LoadIndex(a.IndexPath())}, nil
+}
+
+// Close releases the store's files.
+func (e *Engine) Close() error { return e.store.Close() }
+
+// Store is the service's store, for shipping from it.
+func (e *Engine) Store() *store.Store { return e.store }
+
+// Head is the generation committed last; zero: none.
+func (e *Engine) Head() (replication.ID, error) { return e.store.Head() }
+
+// Term is the highest term the store knows.
+func (e *Engine) Term() (uint64, error) { return e.store.Term() }
+
+// Fence makes the store refuse senders below term.
+func (e *Engine) Fence(term uint64) error { return e.store.Fence(term) }
+
+// HeadManifest is the head's manifest, nil when there is no head. It is shared: read only.
+func (e *Engine) HeadManifest() (*replication.Manifest, error) {
+	id, err := e.store.Head()
+	if err != nil || id.IsZero() {
+		return nil, err
+	}
+	e.mu.Lock()
+	m := e.head
+	e.mu.Unlock()
+	if m != nil && m.ID == id {
+		return m, nil
+	}
+	if m, err = e.store.Load(id); err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	e.head = m
+	e.mu.Unlock()
+	return m, nil
+}
+
+// Applied is the generation that the live trees are at exactly; zero: unknown.
+func (e *Engine) Applied() replication.ID {
+	id, err := e.applier.Applied()
+	if err != nil {
+		return replication.ID{}
+	}
+	return id
+}
+
+// Seal captures the live trees and commits them to the local store as the next
+// generation of the term. When nothing changed, neither is written nor frozen.
+func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replication.SealResult, error) {
+	e.work.Lock()
+	defer e.work.Unlock()
+	base, err := e.HeadManifest()
+	if err != nil {
+		return replication.SealResult{}, err
+	}
+	pack := e.store.NewPack()
+	defer pack.Abort()
+	asOf := time.Now()
+	res, err := e.capturer.Capture(ctx, capture.Request{Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base),
+		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Sink: pack})
+	unchanged := errors.Is(err, replication.ErrUnchanged)
+	if err != nil && !unchanged {
+		return replication.SealResult{}, err
+	}
+	if unchanged {
+		e.keepIndex(res.Index)
+		if sameBut(base, r) {
+			return replication.SealResult{ID: base.ID, AsOf: asOf}, e.settled(r, base.ID)
+		}
+		res.Volumes = base.Volumes
+	}
+	e.noteFreeze(res.Freeze)
+	m := next(base, r, res, e.store.Service(), asOf)
+	if _, err := pack.Seal(); err != nil {
+		return replication.SealResult{}, err
+	}
+	if err := e.store.Commit(m); err != nil {
+		return replication.SealResult{}, fmt.Errorf("sealing generation %s: %w", m.ID, err)
+	}
+	e.mu.Lock()
+	e.head = m
+	e.mu.Unlock()
+	res.Index.ID = m.ID
+	e.keepIndex(res.Index)
+	return replication.SealResult{ID: m.ID, New: true, AsOf: asOf, Freeze: res.Freeze, Changed: res.Changed, Bytes: res.BytesRead},
+		e.settled(r, m.ID)
+}
+
+// settled records, when the containers are stopped, that the trees are at id.
+func (e *Engine) settled(r replication.SealRequest, id replication.ID) error {
+	if r.Freezer != nil {
+		return nil
+	}
+	e.mu.Lock()
+	index := e.index
+	e.mu.Unlock()
+	if index != nil {
+		if err := index.Save(e.applier.IndexPath()); err != nil {
+			return err
+		}
+	}
+	return e.applier.SetApplied(id)
+}
+
+// Recheck makes the next Apply compare the whole trees with the generation.
+func (e *Engine) Recheck() error {
+	e.work.Lock()
+	defer e.work.Unlock()
+	return e.applier.SetApplied(replication.ID{})
+}
+
+// Apply brings the live trees to the head; it finishes an interrupted apply on the way.
+func (e *Engine) Apply(ctx context.Context, roots map[string]string) error {
+	e.work.Lock()
+	defer e.work.Unlock()
+	head, err := e.store.Head()
+	if err != nil || head.IsZero() {
+		return err
+	}
+	pending, err := e.applier.Pending()
+	if err != nil {
+		return err
+	}
+	if pending == nil && e.Applied() == head {
+		return nil
+	}
+	res, err := e.applier.Apply(ctx, head, roots)
+	if err != nil {
+		return err
+	}
+	for _, w := range res.Warnings {
+		e.log.Warn("applied with a difference", "generation", head, "what", w)
+	}
+	e.keepIndex(res.Index)
+	return nil
+}
+
+// indexOf is the index that belongs to base, nil where there is none.
+func (e *Engine) indexOf(base *replication.Manifest) *tree.Index {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if base == nil || e.index == nil || e.index.ID != base.ID {
+		return nil
+	}
+	return e.index
+}
+
+func (e *Engine) keepIndex(x *tree.Index) {
+	if x == nil {
+		return
+	}
+	e.mu.Lock()
+	e.index = x
+	e.mu.Unlock()
+}
+
+// volumes puts the stage beside each volume's root: on the same file system, so
+// that changed files can be cloned into it, and gone with the volume.
+func volumes(roots map[string]string) []capture.Volume {
+	var vs []capture.Volume
+	for name, path := range roots {
+		vs = append(vs, capture.Volume{Name: name, Path: path, StageDir: filepath.Join(filepath.Dir(path), ".understudy-stage")})
+	}
+	slices.SortFunc(vs, func(a, b capture.Volume) int { return strings.Compare(a.Name, b.Name) })
+	return vs
+}
+
+// next is the manifest that follows base.
+func next(base *replication.Manifest, r replication.SealRequest, res *capture.Result, service string, asOf time.Time) *replication.Manifest {
+	m := &replication.Manifest{Format: replication.FormatVersion, Service: service, ID: replication.ID{Term: r.Term, Seq: 1},
+		CapturedAt: asOf, FreezeNs: int64(res.Freeze), Final: r.Final, Definition: r.Definition, Images: r.Images, Volumes: res.Volumes}
+	if base != nil {
+		m.Parent = base.ID
+		if base.ID.Term == r.Term {
+			m.ID.Seq = base.ID.Seq + 1
+		}
+	}
+	return m
+}
+
+// sameBut says whether base says of everything but the volumes' content what r says.
+func sameBut(base *replication.Manifest, r replication.SealRequest) bool {
+	return base != nil && string(base.Definition) == string(r.Definition) && slices.Equal(base.Images, r.Images) && base.Final == r.Final && base.ID.Term == r.Term
+}
+
+func (e *Engine) noteFreeze(d time.Duration) {
+	if d == 0 {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.freezes = append(e.freezes, d)
+	if n := len(e.freezes); n > freezeWindow {
+		e.freezes = slices.Delete(e.freezes, 0, n-freezeWindow)
+	}
+}
+
+// Freezes are the median, 99th percentile and longest of the latest freezes.
+func (e *Engine) Freezes() (p50, p99, most time.Duration) {
+	e.mu.Lock()
+	sorted := slices.Sorted(slices.Values(e.freezes))
+	e.mu.Unlock()
+	n := len(sorted)
+	if n == 0 {
+		return 0, 0, 0
+	}
+	return sorted[n/2], sorted[min(n-1, n*99/100)], sorted[n-1]
+}
+
+// Prune applies the retention policy, at most once a minute.
+func (e *Engine) Prune() error {
+	e.mu.Lock()
+	due := time.Since(e.lastPrune) > pruneEvery
+	if due {
+		e.lastPrune = time.Now()
+	}
+	e.mu.Unlock()
+	if !due {
+		return nil
+	}
+	_, err := e.store.Prune(store.Policy{KeepLast: keepLast})
+	return err
+}
+
+// PendingImages are image archives that arrived verified and wait to be loaded.
+func (e *Engine) PendingImages() []string {
+	paths, err := filepath.Glob(filepath.Join(e.store.Dir(), "images", "*.image"))
+	if err != nil {
+		return nil
+	}
+	return paths
+}
+
+// DropImage removes an archive that was loaded, or that cannot be.
+func (e *Engine) DropImage(path string) {
+	if err := os.Remove(path); err != nil {
+		e.log.Warn("an image archive cannot be removed", "path", path, "error", err)
+	}
+}
+
+// SetHave tells senders which images and layers need not be sent.
+func (e *Engine) SetHave(images, layers []string) error { return e.store.SetHave(images, layers) }
