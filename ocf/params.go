@@ -1,0 +1,147 @@
+package ocf
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/understudy-ha/understudy/agent/api"
+)
+
+// parameter is one parameter of the resource: how it is described and how it is read.
+type parameter struct {
+	name        string
+	short       string
+	long        string // meaning, without default and example
+	def         string
+	example     string
+	required    bool
+	uniqueGroup string // no two resources may have the same value
+	reloadable  bool   // takes effect by reload-agent, without a restart
+
+	// shape: without it there is no service, on any node. The others are
+	// tunables: a wrong value has a default to fall back on.
+	shape bool
+	read  func(spec *api.Spec, value string) error // value is never empty; nil: not part of the Spec
+}
+
+// apply reads a value, or the default for want of one, into the spec.
+func (p parameter) apply(spec *api.Spec, value string) *api.Error {
+	if p.read == nil {
+		return nil
+	}
+	next := fmt.Sprintf("write for example: pcs resource update %s %s=%s", spec.Service, p.name, p.example)
+	if value == "" && p.required {
+		return api.Errorf(api.KindConfigured, next, "parameter %s is missing", p.name)
+	}
+	if value == "" {
+		value = p.def
+	}
+	if value == "" {
+		return nil
+	}
+	err := p.read(spec, value)
+	if err == nil {
+		return nil
+	}
+	kind := api.KindConfigured
+	if !p.shape {
+		kind = api.KindArgs
+		_ = p.read(spec, p.def) // defaults are right: a test reads them all
+	}
+	return api.Errorf(kind, next, "parameter %s: %w", p.name, err)
+}
+
+// together finds what is wrong with values that are right one by one.
+func together(spec api.Spec) []*api.Error {
+	if spec.MaxRPO < spec.Interval {
+		return []*api.Error{api.Errorf(api.KindArgs, "make interval shorter or max-rpo longer",
+			"parameter max-rpo (%s) is shorter than interval (%s): a replica would be too old between captures", spec.MaxRPO, spec.Interval)}
+	}
+	return nil
+}
+
+func isParameter(name string) bool {
+	name = strings.ReplaceAll(name, "_", "-")
+	for _, p := range parameters {
+		if p.name == name {
+			return true
+		}
+	}
+	// Pacemaker's own, and those of its tracing.
+	return name == "crm-feature-set" || name == "OCF-CHECK-LEVEL" || name == "trace-ra" || name == "trace-dir" || name == "trace-file"
+}
+
+// parameters is every parameter, in the order in which it is described.
+var parameters = []parameter{
+	{
+		name: "vip", short: "Virtual IP addresses", uniqueGroup: "vip", shape: true,
+		long: "The addresses that clients use, each with the prefix length of its network, IPv4 or IPv6, separated by commas or spaces. " +
+			"They are on the active node, and only there. A service without an address has none here.",
+		example: "192.0.2.100/24,2001:db8::100/64", read: readVIPs,
+	},
+	{
+		name: "nic", short: "Network interface of the addresses", shape: true,
+		long:    "The interface that the addresses are added to, on every node. Left out, it is the one that has a route to the address's network.",
+		example: "eth0", read: readNIC,
+	},
+	{
+		name: "containers", short: "Containers of the service", required: true, uniqueGroup: "containers", shape: true,
+		long: "The names of the service's containers, separated by commas or spaces, in the order in which they are started; they are stopped in reverse. " +
+			"They exist on the node where the service is set up first; their definitions, images, networks and volumes are carried to the others.",
+		example: "registry",
+		read:    readNames("container", func(s *api.Spec) *[]string { return &s.Containers }),
+	},
+	{
+		name: "volumes", short: "Volumes to replicate", shape: true,
+		long:    "The names of the volumes that are replicated, separated by commas or spaces. Left out: all that the containers mount.",
+		example: "registry-data",
+		read:    readNames("volume", func(s *api.Spec) *[]string { return &s.Volumes }),
+	},
+	{
+		name: "interval", short: "Time between captures", reloadable: true,
+		long: "How often the active node's data is captured and shipped. What is lost in an unplanned takeover is what was written since the last one that was committed.",
+		def:  api.DefaultInterval.String(), example: "5s",
+		read: readDuration(time.Millisecond, func(s *api.Spec) *api.Duration { return &s.Interval }),
+	},
+	{
+		name: "max-rpo", short: "Age at which a replica is no candidate", reloadable: true,
+		long: "A standby whose replica is older than this is not promoted: it has no promotion score. " +
+			"An operator who takes the loss can still order it, in so many words.",
+		def: "5m", example: "10m",
+		read: readDuration(time.Millisecond, func(s *api.Spec) *api.Duration { return &s.MaxRPO }),
+	},
+	{
+		name: "freeze-max", short: "Longest freeze for a capture", reloadable: true,
+		long: "The containers are paused while the state of their volumes is taken. Past this time they are thawed and the capture is dropped.",
+		def:  api.DefaultFreezeMax.String(), example: "250ms",
+		read: readDuration(time.Millisecond, func(s *api.Spec) *api.Duration { return &s.FreezeMax }),
+	},
+	{
+		name: "stop-timeout", short: "Time for a container to shut down", reloadable: true,
+		long: "How long a container may take to shut down by itself before it is killed. It always ends in time for the kill within the operation's own timeout.",
+		def:  api.DefaultStopTimeout.String(), example: "20s",
+		read: readDuration(0, func(s *api.Spec) *api.Duration { return &s.StopTimeout }),
+	},
+	{
+		name: "on-unhealthy", short: "What a failing HEALTHCHECK does", reloadable: true,
+		long: "What to make of a container whose process runs and whose HEALTHCHECK fails. " +
+			"degraded: show it in the cluster's status, move nothing. fail: report a failure, so that Pacemaker recovers the service. ignore: report it as running.",
+		def: api.OnUnhealthyDegraded, example: api.OnUnhealthyFail,
+		read: readChoice(func(s *api.Spec) *string { return &s.OnUnhealthy }, api.OnUnhealthyDegraded, api.OnUnhealthyFail, api.OnUnhealthyIgnore),
+	},
+	{
+		name: "vip-conflict", short: "What an address that is in use does", reloadable: true,
+		long: "What to do when another machine on the network answers for a virtual IP at a promotion. " +
+			"refuse: the promotion fails, and names the other's hardware address. take: announce over it, for networks where a stale holder cannot be reached.",
+		def: api.ConflictRefuse, example: api.ConflictTake,
+		read: readChoice(func(s *api.Spec) *string { return &s.VIPConflict }, api.ConflictRefuse, api.ConflictTake),
+	},
+	{
+		name: socketParam, short: "Control socket of the agent (advanced)", reloadable: true,
+		long: "Where understudy's agent listens on every node. It is only needed when agent.toml moves the socket.",
+		def:  api.DefaultSocket, example: "/run/understudy/other.sock",
+	},
+}
+
+const socketParam = "socket"
