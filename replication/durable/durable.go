@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -125,15 +126,19 @@ func SyncFS(fd int) error {
 	return nil
 }
 
-// SweepTemp removes what killed WriteFiles left in dir. The caller makes sure
-// that no WriteFile is under way there.
-func SweepTemp(dir string) error {
+// SweepTemp removes what killed WriteFiles left in dir before the given time;
+// a write under way is younger.
+func SweepTemp(dir string, before time.Time) error {
 	left, err := filepath.Glob(filepath.Join(dir, ".*.tmp*"))
 	if err != nil {
 		return err
 	}
 	for _, p := range left {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		fi, err := os.Lstat(p)
+		if err == nil && fi.ModTime().Before(before) {
+			err = os.Remove(p)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

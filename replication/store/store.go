@@ -9,8 +9,18 @@
 package store
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/durable"
@@ -25,141 +35,254 @@ type Options struct {
 	PackSize  int64            // a PackWriter begins a new pack beyond this, bytes; 0: 256 MiB
 }
 
+func (o *Options) defaults() {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.PackGrace == 0 {
+		o.PackGrace = time.Hour
+	}
+	if o.PackSize == 0 {
+		o.PackSize = 256 << 20
+	}
+}
+
+// Permissions: the group is shared by the agent and receive; setgid hands it on.
+const (
+	dirMode  = 0o770 | fs.ModeSetgid
+	fileMode = 0o660
+	sealMode = 0o440 // immutable
+)
+
 // Store is one service's store, safe for concurrent use by goroutines and by processes.
-type Store struct{}
+type Store struct {
+	dir     string
+	service string
+	o       Options
+	log     *slog.Logger
+	codec   *codec
+	index   *chunkIndex
+}
 
 // Open opens <root>/services/<service>, making it where it is missing.
 // A service name that could be a path is ErrBadPath.
-func Open(root, service string, o Options) (*Store, error) { panic("todo") }
+func Open(root, service string, o Options) (*Store, error) {
+	if err := ValidName("service", service); err != nil {
+		return nil, err
+	}
+	o.defaults()
+	dir := filepath.Join(root, "services", service)
+	for _, d := range []string{
+		filepath.Dir(dir), dir,
+		filepath.Join(dir, "packs"), filepath.Join(dir, "generations"), filepath.Join(dir, "diverged"),
+		filepath.Join(dir, "superseded"), filepath.Join(dir, "incoming"),
+	} {
+		if err := makeDir(d); err != nil {
+			return nil, fmt.Errorf("store of service %s: %w", service, err)
+		}
+	}
+	c, err := newCodec()
+	if err != nil {
+		return nil, err
+	}
+	log := o.Logger.With("service", service)
+	return &Store{
+		dir: dir, service: service, o: o, log: log, codec: c,
+		index: &chunkIndex{dir: filepath.Join(dir, "packs"), log: log},
+	}, nil
+}
 
-// Close releases the pack files held open. The store must not be used after.
-func (s *Store) Close() error { panic("todo") }
+// makeDir makes one directory with the shared mode, whatever the umask; one
+// that is there is left as it is.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.Chmod(dir, dirMode)
+	}
+	if err == nil {
+		err = durable.SyncDir(filepath.Dir(dir))
+	}
+	return err
+}
 
-// Dir is the store's directory; Service its service.
-func (s *Store) Dir() string { panic("todo") }
+// Close releases what the store holds in memory. It must not be used after.
+func (s *Store) Close() error {
+	s.codec.dec.Close()
+	return s.codec.enc.Close()
+}
+
+// Dir is the store's directory.
+func (s *Store) Dir() string { return s.dir }
 
 // Service is the name the store was opened for.
-func (s *Store) Service() string { panic("todo") }
+func (s *Store) Service() string { return s.service }
 
 // IncomingDir is where a sender's files are written before they are accepted;
 // on the same file system as the rest.
-func (s *Store) IncomingDir() string { panic("todo") }
+func (s *Store) IncomingDir() string { return s.path("incoming") }
+
+func (s *Store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.dir}, elem...)...)
+}
+
+// locked runs f while no other process or goroutine changes head or term.
+func (s *Store) locked(f func() error) (err error) {
+	l, err := os.OpenFile(s.path("lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, fileMode)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := l.Close(); err == nil { // closing unlocks
+			err = cerr
+		}
+	}()
+	if fi, err := l.Stat(); err == nil && fi.Mode().Perm() != fileMode {
+		_ = l.Chmod(fileMode) // the umask took bits away; the owner puts them back
+	}
+	for {
+		if err = unix.Flock(int(l.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("lock the store of service %s: %w", s.service, err)
+	}
+	return f()
+}
 
 // State is where the store stands, for senders and gossip.
-func (s *Store) State() (replication.State, error) { panic("todo") }
+func (s *Store) State() (replication.State, error) {
+	st := replication.State{Service: s.service}
+	var err error
+	if st.Term, err = s.Term(); err != nil {
+		return st, err
+	}
+	if st.Head, err = s.Head(); err != nil {
+		return st, err
+	}
+	if !st.Head.IsZero() {
+		b, err := os.ReadFile(s.manifestFile(st.Head))
+		if err != nil {
+			return st, err
+		}
+		st.HeadSum = Sum(b).String()
+	}
+	h, err := s.have()
+	st.Images, st.Layers = h.Images, h.Layers
+	return st, err
+}
 
 // Term is the highest term known, 0 at first.
-func (s *Store) Term() (uint64, error) { panic("todo") }
+func (s *Store) Term() (uint64, error) {
+	b, err := os.ReadFile(s.path("term"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return parseTerm(b)
+}
+
+func parseTerm(b []byte) (uint64, error) {
+	text := string(bytes.TrimSuffix(b, []byte("\n")))
+	t, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || strconv.FormatUint(t, 10) != text {
+		return 0, fmt.Errorf("%w: the store's term is %.40q, not a number", replication.ErrFormat, b)
+	}
+	return t, nil
+}
 
 // Fence raises the highest term known, durably. A term at or below it changes nothing.
-func (s *Store) Fence(term uint64) error { panic("todo") }
+func (s *Store) Fence(term uint64) error {
+	return s.locked(func() error { return s.fenceLocked(term) })
+}
+
+func (s *Store) fenceLocked(term uint64) error {
+	known, err := s.Term()
+	if err != nil || term <= known {
+		return err
+	}
+	return durable.WriteFile(s.path("term"), []byte(strconv.FormatUint(term, 10)+"\n"), fileMode, s.o.Hook)
+}
 
 // Head is the generation committed last; zero: none.
-func (s *Store) Head() (replication.ID, error) { panic("todo") }
+func (s *Store) Head() (replication.ID, error) {
+	b, err := os.ReadFile(s.path("head"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return replication.ID{}, nil
+	}
+	if err != nil {
+		return replication.ID{}, err
+	}
+	return parseHead(b)
+}
+
+func parseHead(b []byte) (replication.ID, error) {
+	text := string(bytes.TrimSuffix(b, []byte("\n")))
+	id, err := replication.ParseID(text)
+	if err != nil || text == "" {
+		return replication.ID{}, fmt.Errorf("%w: the store's head is %.60q", replication.ErrFormat, b)
+	}
+	return id, nil
+}
+
+func (s *Store) setHeadLocked(id replication.ID) error {
+	return durable.WriteFile(s.path("head"), []byte(id.String()+"\n"), fileMode, s.o.Hook)
+}
+
+// have is what have.json holds.
+type have struct {
+	Images []string `json:"images"`
+	Layers []string `json:"layers"`
+}
 
 // SetHave records the images and layers present on the node, for State.
-func (s *Store) SetHave(images, layers []string) error { panic("todo") }
-
-// Has says whether the chunk is in a verified pack.
-func (s *Store) Has(h replication.Hash) bool { panic("todo") }
-
-// Missing returns those of hs that are not in the store, in order, each once.
-func (s *Store) Missing(hs []replication.Hash) ([]replication.Hash, error) { panic("todo") }
-
-// Get reads a chunk and verifies it. ErrNotFound, ErrBadHash.
-func (s *Store) Get(h replication.Hash) ([]byte, error) { panic("todo") }
-
-// PackWriter writes chunks into new packs. For one goroutine.
-type PackWriter struct{}
-
-// NewPack begins a pack in incoming. Seal or Abort it.
-func (s *Store) NewPack() *PackWriter { panic("todo") }
-
-// Has says whether the store or this writer has the chunk already.
-func (w *PackWriter) Has(h replication.Hash) bool { panic("todo") }
-
-// Put adds a chunk of 1..ChunkSize bytes whose hash is h; one that Has is skipped.
-func (w *PackWriter) Put(h replication.Hash, data []byte) error { panic("todo") }
-
-// Seal makes the packs durable in the store and lists them; none if nothing was Put.
-func (w *PackWriter) Seal() ([]PackFile, error) { panic("todo") }
-
-// Abort drops what is not sealed. After Seal it does nothing.
-func (w *PackWriter) Abort() { panic("todo") }
-
-// PackFile is a sealed pack.
-type PackFile struct {
-	Hash      replication.Hash // of the whole file; its name is Hash + ".pack"
-	Path      string
-	Size      int64
-	Temporary bool // made for this shipment; gone after cleanup
+func (s *Store) SetHave(images, layers []string) error {
+	b, err := json.Marshal(have{Images: images, Layers: layers})
+	if err != nil {
+		return err
+	}
+	if old, err := os.ReadFile(s.path("have.json")); err == nil && bytes.Equal(old, b) {
+		return nil
+	}
+	return durable.WriteFile(s.path("have.json"), b, fileMode, s.o.Hook)
 }
 
-// AcceptPack verifies the file at path (its whole hash, its index, every
-// chunk's hash) and moves it, durably, into packs. A pack that is there already
-// is a success. The file is consumed on success only. ErrBadHash, ErrTruncated, ErrFormat.
-func (s *Store) AcceptPack(path string, want replication.Hash) error { panic("todo") }
-
-// PacksFor lists packs that together hold the missing chunks: a pack of the
-// store as it is where all its chunks are missing, and temporary packs for the
-// rest. Call cleanup when they are shipped, also after an error (never nil).
-func (s *Store) PacksFor(missing []replication.Hash) (packs []PackFile, cleanup func(), err error) {
-	panic("todo")
+func (s *Store) have() (h have, err error) {
+	b, err := os.ReadFile(s.path("have.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return h, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &h)
+	}
+	return h, err
 }
 
-// Commit seals m in the store: DESIGN.md's rules. All its chunks must be in
-// packs. ErrStaleTerm, ErrWrongParent, ErrMissingChunks, ErrBadPath, ErrFormat.
-// Committing the head again, with the same content, is a success.
-func (s *Store) Commit(m *replication.Manifest) error { panic("todo") }
-
-// CommitEncoded is Commit of an encoded manifest in the file at path, which must
-// name id. The file is consumed on success only.
-func (s *Store) CommitEncoded(path string, id replication.ID) error { panic("todo") }
-
-// ManifestPath is the file of a committed generation in its encoded form, to be shipped.
-func (s *Store) ManifestPath(id replication.ID) (string, error) { panic("todo") }
-
-// Load reads a committed generation. ErrNotFound.
-func (s *Store) Load(id replication.ID) (*replication.Manifest, error) { panic("todo") }
-
-// Generations lists what is committed, oldest first; the head is the last.
-func (s *Store) Generations() ([]replication.ID, error) { panic("todo") }
-
-// Diverged is an archived diverged generation.
-type Diverged struct {
-	Name string // "<term.seq>.<n>"
-	ID   replication.ID
-	At   time.Time // when it was archived, this node's clock
+// DecodeState reads a peer's state. It is made for hostile bytes. ErrFormat, ErrBadPath.
+func DecodeState(b []byte) (replication.State, error) {
+	var st replication.State
+	if len(b) > maxState {
+		return st, fmt.Errorf("%w: a state of %d bytes", replication.ErrFormat, len(b))
+	}
+	if err := json.Unmarshal(b, &st); err != nil {
+		return st, fmt.Errorf("%w: state: %w", replication.ErrFormat, err)
+	}
+	if err := ValidName("service", st.Service); err != nil {
+		return st, err
+	}
+	if st.Head.IsZero() != (st.HeadSum == "") || len(st.HeadSum) > 2*hashLen {
+		return st, fmt.Errorf("%w: state with head %s and sum %.70q", replication.ErrFormat, st.Head, st.HeadSum)
+	}
+	return st, nil
 }
 
-// Diverge archives m, whose chunks must be in packs, and returns its name.
-// It sets m.Diverged. Archiving the same content again returns the same name.
-func (s *Store) Diverge(m *replication.Manifest) (string, error) { panic("todo") }
-
-// Diverged lists the archive, oldest first.
-func (s *Store) Diverged() ([]Diverged, error) { panic("todo") }
-
-// LoadDiverged reads one by its name.
-func (s *Store) LoadDiverged(name string) (*replication.Manifest, error) { panic("todo") }
-
-// Reset sets the head back to a committed generation, or to none, on a former
-// active's return. Generations beyond it are moved aside (superseded), not
-// deleted. It never touches the term. Local only: nothing on the wire reaches it.
-func (s *Store) Reset(to replication.ID) error { panic("todo") }
-
-// Policy is a receiver's retention. Head, applied generations and diverged ones are always kept.
-type Policy struct {
-	KeepLast int              // at least this many generations, the head included; 0 means 2
-	MinAge   time.Duration    // and all younger than this, by this node's clock since the commit
-	Applied  []replication.ID // what live trees are at, or are being brought to
-}
-
-// Pruned is what a Prune removed.
-type Pruned struct {
-	Generations, Packs int
-	Bytes              int64
-}
-
-// Prune applies the policy, removes unreferenced packs older than the grace
-// period, and sweeps incoming files older than a day.
-func (s *Store) Prune(p Policy) (Pruned, error) { panic("todo") }
+// maxState: 64 Ki layers' names fit.
+const maxState = 8 << 20

@@ -1,0 +1,78 @@
+package store
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// ParseHash reads Hash.String's form: 64 lower-case hex digits. ErrFormat.
+func ParseHash(text string) (h replication.Hash, err error) {
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b) != len(h) || hex.EncodeToString(b) != text {
+		return h, fmt.Errorf("%w: %.80q is not a hash of 64 hex digits", replication.ErrFormat, text)
+	}
+	return replication.Hash(b), nil
+}
+
+// Has says whether the chunk is in a verified pack.
+func (s *Store) Has(h replication.Hash) bool {
+	_, ok, err := s.index.find(h)
+	return ok && err == nil
+}
+
+// Missing returns those of hs that are not in the store, in order, each once.
+func (s *Store) Missing(hs []replication.Hash) ([]replication.Hash, error) {
+	var out []replication.Hash
+	seen := map[replication.Hash]struct{}{}
+	err := s.index.findAll(hs, func(h replication.Hash, _ where, ok bool) {
+		if _, dup := seen[h]; !ok && !dup {
+			seen[h] = struct{}{}
+			out = append(out, h)
+		}
+	})
+	return out, err
+}
+
+// Get reads a chunk and verifies it. ErrNotFound, ErrBadHash.
+func (s *Store) Get(h replication.Hash) ([]byte, error) {
+	for try := 0; ; try++ {
+		w, ok, err := s.index.find(h)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, fmt.Errorf("chunk %s: %w", h, replication.ErrNotFound)
+		}
+		stored, err := readStored(w)
+		if errors.Is(err, fs.ErrNotExist) && try == 0 {
+			s.index.forget() // swept by the other process; another pack may have it
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		data, err := s.codec.unpack(stored, w.chunk())
+		if err != nil {
+			return nil, fmt.Errorf("pack %s: %w", w.pack.path, err)
+		}
+		return data, nil
+	}
+}
+
+func readStored(w where) ([]byte, error) {
+	f, err := os.Open(w.pack.path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	b := make([]byte, w.chunk().stored)
+	if _, err := f.ReadAt(b, w.chunk().offset); err != nil {
+		return nil, err
+	}
+	return b, nil
+}

@@ -1,0 +1,217 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/durable"
+)
+
+const manifestSuffix = ".manifest"
+
+func (s *Store) manifestFile(id replication.ID) string {
+	return s.path("generations", id.String()+manifestSuffix)
+}
+
+// Commit seals m in the store: DESIGN.md's rules. All its chunks must be in
+// packs. ErrStaleTerm, ErrWrongParent, ErrMissingChunks, ErrBadPath, ErrFormat.
+// Committing the head again, with the same content, is a success.
+func (s *Store) Commit(m *replication.Manifest) error {
+	b, err := EncodeManifest(m)
+	if err != nil {
+		return err
+	}
+	return s.locked(func() error { return s.commitLocked(m, b) })
+}
+
+// CommitEncoded is Commit of an encoded manifest in the file at path, which must
+// name id. The file is consumed on success only.
+func (s *Store) CommitEncoded(path string, id replication.ID) error {
+	b, err := readIncoming(path)
+	if err != nil {
+		return fmt.Errorf("generation %s: %w", id, err)
+	}
+	m, err := DecodeManifest(b)
+	if err != nil {
+		return fmt.Errorf("generation %s: %w", id, err)
+	}
+	if m.ID != id {
+		return fmt.Errorf("generation %s: %w: the manifest says it is %s", id, replication.ErrFormat, m.ID)
+	}
+	if err := s.locked(func() error { return s.commitLocked(m, b) }); err != nil {
+		return err
+	}
+	return os.Remove(path) // the bytes that were verified are kept in a file of their own
+}
+
+func readIncoming(path string) ([]byte, error) {
+	f, err := openIncoming(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	return io.ReadAll(io.LimitReader(f, maxEncoded+1))
+}
+
+func (s *Store) commitLocked(m *replication.Manifest, b []byte) error {
+	done, err := s.checkLocked(m, b)
+	if err != nil || done {
+		return err
+	}
+	if err := s.fenceLocked(m.ID.Term); err != nil {
+		return err
+	}
+	if err := s.placeLocked(m.ID, b); err != nil {
+		return err
+	}
+	return s.setHeadLocked(m.ID)
+}
+
+// checkLocked is every rule of a commit; done: it is the head already.
+func (s *Store) checkLocked(m *replication.Manifest, b []byte) (done bool, err error) {
+	if m.Service != s.service {
+		return false, fmt.Errorf("generation %s: %w: it is of service %s, this is the store of %s", m.ID, replication.ErrFormat, m.Service, s.service)
+	}
+	if m.Diverged {
+		return false, fmt.Errorf("generation %s: %w: a diverged generation is archived, never committed", m.ID, replication.ErrFormat)
+	}
+	term, err := s.Term()
+	if err != nil {
+		return false, err
+	}
+	head, err := s.Head()
+	if err != nil {
+		return false, err
+	}
+	if head == m.ID && s.sameLocked(m.ID, b) {
+		return true, nil
+	}
+	if m.ID.Term < term {
+		return false, fmt.Errorf("generation %s: %w: this node knows term %d; the sender is not the active any more", m.ID, replication.ErrStaleTerm, term)
+	}
+	if head == m.ID {
+		return false, fmt.Errorf("generation %s: %w: it is committed with other content", m.ID, replication.ErrWrongParent)
+	}
+	if !head.IsZero() && m.Parent != head {
+		return false, fmt.Errorf("generation %s: %w: its parent is %s, the head here is %s", m.ID, replication.ErrWrongParent, m.Parent, head)
+	}
+	return false, s.checkChunks(m)
+}
+
+func (s *Store) sameLocked(id replication.ID, b []byte) bool {
+	old, err := os.ReadFile(s.manifestFile(id))
+	return err == nil && bytes.Equal(old, b)
+}
+
+// checkChunks makes sure that all content is in packs, with the lengths m claims.
+func (s *Store) checkChunks(m *replication.Manifest) error {
+	missing, total := 0, 0
+	var first, wrong replication.Hash
+	for i := range m.Volumes {
+		for j := range m.Volumes[i].Entries {
+			cs := m.Volumes[i].Entries[j].Chunks
+			hs := make([]replication.Hash, len(cs))
+			for k, c := range cs {
+				hs[k] = c.Hash
+			}
+			if len(hs) == 0 {
+				continue
+			}
+			k := 0
+			err := s.index.findAll(hs, func(h replication.Hash, w where, ok bool) {
+				switch {
+				case !ok:
+					if missing == 0 {
+						first = h
+					}
+					missing++
+				case int64(w.chunk().raw) != cs[k].Length:
+					wrong = h
+				}
+				k++
+				total++
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	if missing > 0 {
+		return fmt.Errorf("generation %s: %w: %d of %d, the first %s", m.ID, replication.ErrMissingChunks, missing, total, first)
+	}
+	if wrong != (replication.Hash{}) {
+		return fmt.Errorf("generation %s: %w: chunk %s is not as long as the manifest says", m.ID, replication.ErrFormat, wrong)
+	}
+	return nil
+}
+
+// placeLocked puts the manifest into generations. A manifest that is there
+// under this ID was never acknowledged (a kill came before the head moved): it
+// stays when it is the same, and is set aside when it is not.
+func (s *Store) placeLocked(id replication.ID, b []byte) error {
+	path := s.manifestFile(id)
+	if s.sameLocked(id, b) {
+		return nil
+	}
+	if _, err := os.Lstat(path); err == nil {
+		if err := s.supersedeLocked(id); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return durable.WriteFile(path, b, sealMode, s.o.Hook)
+}
+
+// supersedeLocked moves a generation that is not of this chain any more out of the way.
+func (s *Store) supersedeLocked(id replication.ID) error {
+	for n := 1; ; n++ {
+		to := s.path("superseded", fmt.Sprintf("%s.%d%s", id, n, manifestSuffix))
+		err := durable.RenameNoReplace(s.manifestFile(id), to, s.o.Hook)
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+}
+
+// Reset sets the head back to a committed generation, or to none, on a former
+// active's return. Generations beyond it are moved aside (superseded), not
+// deleted. It never touches the term. Local only: nothing on the wire reaches it.
+func (s *Store) Reset(to replication.ID) error {
+	return s.locked(func() error {
+		head, err := s.Head()
+		if err != nil {
+			return err
+		}
+		if !to.IsZero() {
+			if to.Compare(head) > 0 {
+				return fmt.Errorf("generation %s: %w: the head here is %s", to, replication.ErrNotFound, head)
+			}
+			if _, err := s.Load(to); err != nil {
+				return err
+			}
+		}
+		if head != to {
+			if err := s.setHeadLocked(to); err != nil {
+				return err
+			}
+		}
+		ids, err := s.manifestIDs()
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			if id.Compare(to) > 0 {
+				if err := s.supersedeLocked(id); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}

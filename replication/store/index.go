@@ -1,0 +1,194 @@
+package store
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/replication"
+)
+
+const packSuffix = ".pack"
+
+// pack is a verified pack of the store.
+type pack struct {
+	hash   replication.Hash
+	path   string
+	size   int64
+	chunks []packChunk // empty when its index cannot be read
+}
+
+// where a chunk is.
+type where struct {
+	pack *pack
+	at   int // in pack.chunks
+}
+
+func (w where) chunk() packChunk { return w.pack.chunks[w.at] }
+
+// chunkIndex knows the packs directory. Another process may add or sweep
+// packs, so it looks again whenever the directory's mtime says so.
+type chunkIndex struct {
+	dir string
+	log *slog.Logger
+
+	mu     sync.Mutex // guards what follows
+	packs  map[replication.Hash]*pack
+	chunks map[replication.Hash]where
+	mtime  time.Time // of the directory at the last scan
+	at     time.Time // of the last scan
+}
+
+// racy is how close to a scan a directory's change may be and still get the
+// same mtime as a change after the scan: several ticks of the slowest kernel clock.
+const racy = 50 * time.Millisecond
+
+// refreshLocked brings the index up to date with the directory.
+func (x *chunkIndex) refreshLocked() error {
+	fi, err := os.Stat(x.dir)
+	if err != nil {
+		return err
+	}
+	if x.packs != nil && fi.ModTime().Equal(x.mtime) && x.mtime.Before(x.at.Add(-racy)) {
+		return nil
+	}
+	now := time.Now()
+	entries, err := os.ReadDir(x.dir)
+	if err != nil {
+		return err
+	}
+	if x.packs == nil {
+		x.packs, x.chunks = map[replication.Hash]*pack{}, map[replication.Hash]where{}
+	}
+	present := make(map[replication.Hash]struct{}, len(entries))
+	for _, e := range entries {
+		h, err := parsePackName(e.Name())
+		if err != nil {
+			continue
+		}
+		present[h] = struct{}{}
+		if _, ok := x.packs[h]; ok {
+			continue
+		}
+		p, err := openPack(filepath.Join(x.dir, e.Name()), h)
+		if errors.Is(err, fs.ErrNotExist) {
+			delete(present, h)
+			continue
+		}
+		if err != nil { // its chunks count as missing and will be sent again
+			x.log.Error("a pack of the store cannot be read; its content counts as missing", "pack", e.Name(), "error", err)
+		}
+		x.addLocked(p)
+	}
+	x.dropLocked(present)
+	x.mtime, x.at = fi.ModTime(), now
+	return nil
+}
+
+func (x *chunkIndex) addLocked(p *pack) {
+	x.packs[p.hash] = p
+	for i, c := range p.chunks {
+		if _, ok := x.chunks[c.hash]; !ok {
+			x.chunks[c.hash] = where{p, i}
+		}
+	}
+}
+
+// dropLocked forgets packs that are gone. A chunk may be in several packs, so
+// the map is made anew.
+func (x *chunkIndex) dropLocked(present map[replication.Hash]struct{}) {
+	gone := false
+	for h := range x.packs {
+		if _, ok := present[h]; !ok {
+			delete(x.packs, h)
+			gone = true
+		}
+	}
+	if !gone {
+		return
+	}
+	x.chunks = make(map[replication.Hash]where, len(x.chunks))
+	for _, p := range x.packs {
+		x.addLocked(p)
+	}
+}
+
+// find says where a chunk is, after a look at the directory.
+func (x *chunkIndex) find(h replication.Hash) (where, bool, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if err := x.refreshLocked(); err != nil {
+		return where{}, false, err
+	}
+	w, ok := x.chunks[h]
+	return w, ok, nil
+}
+
+// findAll calls f for each of hs, with one look at the directory.
+func (x *chunkIndex) findAll(hs []replication.Hash, f func(h replication.Hash, w where, ok bool)) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if err := x.refreshLocked(); err != nil {
+		return err
+	}
+	for _, h := range hs {
+		w, ok := x.chunks[h]
+		f(h, w, ok)
+	}
+	return nil
+}
+
+// all lists the packs, after a look at the directory.
+func (x *chunkIndex) all() ([]*pack, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if err := x.refreshLocked(); err != nil {
+		return nil, err
+	}
+	ps := make([]*pack, 0, len(x.packs))
+	for _, p := range x.packs {
+		ps = append(ps, p)
+	}
+	return ps, nil
+}
+
+// forget makes the next look a full one.
+func (x *chunkIndex) forget() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.packs, x.chunks = nil, nil
+}
+
+func packName(h replication.Hash) string { return h.String() + packSuffix }
+
+func parsePackName(name string) (replication.Hash, error) {
+	text, ok := strings.CutSuffix(name, packSuffix)
+	if !ok {
+		return replication.Hash{}, replication.ErrFormat
+	}
+	return ParseHash(text)
+}
+
+// openPack reads a pack's index. With an error it still gives a pack, without chunks.
+func openPack(path string, h replication.Hash) (*pack, error) {
+	p := &pack{hash: h, path: path}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return p, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	fi, err := f.Stat()
+	if err != nil {
+		return p, err
+	}
+	p.size = fi.Size()
+	p.chunks, err = readPackIndex(f, p.size)
+	return p, err
+}

@@ -1,0 +1,184 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/zeebo/blake3"
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// AcceptPack verifies the file at path (its whole hash, its index, every
+// chunk's hash) and moves it, durably, into packs. A pack that is there already
+// is a success. The file is consumed on success only. ErrBadHash, ErrTruncated, ErrFormat.
+func (s *Store) AcceptPack(path string, want replication.Hash) error {
+	f, err := openIncoming(path)
+	if err != nil {
+		return fmt.Errorf("pack %s: %w", want, err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	if err := s.verifyPack(f, want); err != nil {
+		return fmt.Errorf("pack %s: %w", want, err)
+	}
+	// Its age counts from now, so that it is not swept before its manifest comes.
+	now := s.o.Now()
+	if err := os.Chtimes(path, now, now); err != nil {
+		return err
+	}
+	if err := f.Chmod(sealMode); err != nil {
+		return err
+	}
+	if err := s.o.Hook.At("sync pack"); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := stillSealed(f); err != nil {
+		return fmt.Errorf("pack %s: %w", want, err)
+	}
+	_, err = s.takePack(path, want)
+	return err
+}
+
+// openIncoming opens a sender's file for verification. A read lease makes sure
+// that nobody has it open for writing, or opens it before it is renamed:
+// what is verified is what is kept.
+func openIncoming(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("%w: not a regular file", replication.ErrBadPath)
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			err = errors.New("the file is still open for writing; close it before it is renamed")
+		case err != nil:
+			err = nil // not this file system, or not our file: every read verifies again
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// stillSealed fails when somebody wants to write to the file (the lease is being broken).
+func stillSealed(f *os.File) error {
+	lease, err := unix.FcntlInt(f.Fd(), unix.F_GETLEASE, 0)
+	if err == nil && lease == unix.F_UNLCK {
+		// Never had, or being broken: a new one is refused only for the latter.
+		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK); errors.Is(err, unix.EAGAIN) {
+			return errors.New("the file was opened for writing while it was verified")
+		}
+	}
+	return nil
+}
+
+func (s *Store) verifyPack(f *os.File, want replication.Hash) error {
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	chunks, err := readPackIndex(f, fi.Size())
+	if err != nil {
+		return err
+	}
+	sum := blake3.New()
+	if _, err := io.Copy(sum, io.NewSectionReader(f, 0, fi.Size())); err != nil {
+		return err
+	}
+	if got := replication.Hash(sum.Sum(nil)); got != want {
+		return fmt.Errorf("the file's content is %s: %w", got, replication.ErrBadHash)
+	}
+	buf := make([]byte, replication.ChunkSize)
+	for _, c := range chunks {
+		if _, err := f.ReadAt(buf[:c.stored], c.offset); err != nil {
+			return err
+		}
+		if _, err := s.codec.unpack(buf[:c.stored], c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PacksFor lists packs that together hold the missing chunks: a pack of the
+// store as it is where all its chunks are missing, and temporary packs for the
+// rest. Call cleanup when they are shipped, also after an error (never nil).
+func (s *Store) PacksFor(missing []replication.Hash) (packs []PackFile, cleanup func(), err error) {
+	w := &PackWriter{s: s, written: map[replication.Hash]struct{}{}, keep: true}
+	cleanup = func() {
+		w.Abort()
+		for _, p := range w.sealed {
+			if err := os.Remove(p.Path); err != nil {
+				s.log.Warn("a temporary pack stays until it is swept", "path", p.Path, "error", err)
+			}
+		}
+		w.sealed = nil
+	}
+	packs, rest, err := s.wholePacks(missing)
+	if err != nil {
+		return nil, cleanup, err
+	}
+	for _, loc := range rest {
+		stored, err := readStored(loc)
+		if err != nil {
+			return nil, cleanup, err
+		}
+		if _, err := s.codec.unpack(stored, loc.chunk()); err != nil {
+			return nil, cleanup, fmt.Errorf("pack %s: %w", loc.pack.path, err)
+		}
+		if err := w.put(loc.chunk(), stored); err != nil {
+			return nil, cleanup, err
+		}
+	}
+	temp, err := w.Seal()
+	return append(packs, temp...), cleanup, err
+}
+
+// wholePacks finds packs all of whose chunks are wanted, and where the other
+// wanted chunks are, in pack order.
+func (s *Store) wholePacks(missing []replication.Hash) (whole []PackFile, rest []where, err error) {
+	need := map[replication.Hash]struct{}{}
+	wanted := map[*pack][]where{}
+	var order []*pack
+	var lost error
+	err = s.index.findAll(missing, func(h replication.Hash, w where, ok bool) {
+		if _, dup := need[h]; dup {
+			return
+		}
+		need[h] = struct{}{}
+		if !ok {
+			lost = fmt.Errorf("chunk %s: %w", h, replication.ErrNotFound)
+			return
+		}
+		if wanted[w.pack] == nil {
+			order = append(order, w.pack)
+		}
+		wanted[w.pack] = append(wanted[w.pack], w)
+	})
+	if err = errors.Join(err, lost); err != nil {
+		return nil, nil, err
+	}
+	for _, p := range order {
+		ws := wanted[p]
+		if len(ws) == len(p.chunks) {
+			whole = append(whole, PackFile{Hash: p.hash, Path: p.path, Size: p.size})
+			continue
+		}
+		slices.SortFunc(ws, func(a, b where) int { return a.at - b.at })
+		rest = append(rest, ws...)
+	}
+	return whole, rest, nil
+}
