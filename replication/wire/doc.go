@@ -1,0 +1,29 @@
+// Package wire carries generations to a standby: plain SFTP, over SSH, to a
+// virtual file system that can only grow.
+//
+// The receiving end is [Serve], which `understudy receive` runs behind a forced
+// command; the sending end is [Client], and [Shipper] is the one who knows what
+// to send. The verbs are DESIGN.md's table (package replication). Three rules
+// carry the safety:
+//
+//   - What a sender writes goes into incoming and nowhere else. It becomes part
+//     of the store by a rename, which is answered only when the content was
+//     verified and is durable: the rename is the commit.
+//   - No verb removes or replaces anything that was accepted. Whoever holds the
+//     key of a sender can fill incoming, down to a floor of free space, and no more.
+//   - A file in incoming is a prefix of what was sent, without holes, whatever
+//     was cut or killed: writes are put in order before they reach the file. So
+//     its size is where a sender can go on.
+//
+// A refusal travels as the text of the SFTP status, "code: words" (see [Refusal]),
+// is printed on the receiver's standard error, where a person with sftp sees it,
+// and is logged on both sides.
+//
+// The line for the receiver's authorized_keys:
+//
+//	restrict,command="understudy receive" ssh-ed25519 AAAA… understudy@n1
+//
+// sshd keeps a half-open connection for hours. Nothing waits for it (a stalled
+// upload gives its file free after [ServerOptions].StallTimeout), but
+// "ClientAliveInterval 15" in sshd_config clears it away sooner.
+package wire
