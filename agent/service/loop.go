@@ -2,7 +2,10 @@ package service
 
 import (
 	"context"
+	"slices"
 	"sync"
+
+	"github.com/understudy-ha/understudy/agent/api"
 )
 
 // loop owns the one goroutine of background work that a role has.
@@ -51,5 +54,16 @@ func (l *loop) poke() {
 	}
 }
 
+// Name is the service's name: its resource in Pacemaker.
+func (s *Service) Name() string { return s.name }
+
 // Poke tells the service that something changed: a commit, an image, a container.
 func (s *Service) Poke() { s.loop.poke() }
+
+// Role is the service's role on this node.
+func (s *Service) Role() api.Role { return s.snapshot().Role }
+
+// Has says whether the container is one of the service's.
+func (s *Service) Has(container string) bool {
+	return slices.Contains(s.snapshot().Spec.Containers, container)
+}

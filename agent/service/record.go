@@ -68,8 +68,8 @@ func (r record) save(dir string) error {
 	return durable.WriteFile(recordPath(dir, r.Spec.Service), b, 0o600, nil)
 }
 
-// known lists the services that have a record in dir.
-func known(dir string) ([]string, error) {
+// Known lists the services that have a record in dir.
+func Known(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err

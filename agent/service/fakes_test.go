@@ -1,0 +1,368 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// node is a whole node in memory: what survives a kill of the agent (containers,
+// addresses, the store) is in it, what does not is in the Service.
+type node struct {
+	mu       sync.Mutex
+	t        *testing.T
+	dir, run string
+	crashAt  string
+
+	states  map[string]string // container → created, initialized, running
+	held    map[string]bool
+	scores  int
+	term    uint64 // highest in the CIB
+	refuse  error  // of the duplicate probe
+	hung    bool   // Podman does not answer
+	left    error  // what Evict finds
+	tree    int    // version of the live tree
+	history []*replication.Manifest
+	trees   map[replication.ID]int
+	fenced  uint64
+	applied replication.ID
+	shipErr error
+	shipped replication.ID
+	peers   []api.NodeStatus
+	journal []api.Decision
+}
+
+func newNode(t *testing.T) *node {
+	return &node{t: t, dir: t.TempDir(), run: t.TempDir(), states: map[string]string{"web": "created", "db": "running"},
+		held: map[string]bool{}, trees: map[replication.ID]int{}}
+}
+
+var errCrash = errors.New("killed")
+
+// agent starts an agent on the node, as after a kill of the one before.
+func (n *node) agent() *Service {
+	n.t.Helper()
+	s, err := Open("registry", Options{Node: "n1", Dir: n.dir, RunDir: n.run, Runtime: n, Procs: procs{n}, VIP: addrs{n}, Cluster: pacemaker{n},
+		Replica: replica{n}, Peers: shipping{n}, Gossip: n, Journal: n, Logger: slog.New(slog.DiscardHandler),
+		Crash: func(step string) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if n.crashAt == step {
+				n.crashAt = ""
+				panic(errCrash)
+			}
+		}})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(s.Close)
+	return s
+}
+
+var testSpec = api.Spec{Service: "registry", VIPs: []string{"192.0.2.100/24"}, Containers: []string{"db", "web"}, Interval: api.Duration(time.Hour),
+	MaxRPO: api.DefaultMaxRPO, FreezeMax: api.DefaultFreezeMax, StopTimeout: api.Duration(time.Second), OnUnhealthy: api.OnUnhealthyDegraded}
+
+// do orders an action; crashed says whether the agent was killed in it.
+func do(s *Service, action string) (res api.ActionResult, crashed bool, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	defer func() {
+		if r := recover(); r != nil {
+			if r != errCrash { //nolint:errorlint // the very value that was thrown
+				panic(r)
+			}
+			crashed = true
+		}
+	}()
+	res, err = s.Do(ctx, action, api.ActionRequest{Spec: testSpec})
+	return res, false, err
+}
+
+func (n *node) running() (names []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for name, st := range n.states {
+		if st == "running" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Runtime.
+
+func (n *node) Inspect(_ context.Context, name string) (Container, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.hung {
+		return Container{}, context.DeadlineExceeded
+	}
+	st, ok := n.states[name]
+	if !ok {
+		return Container{}, ErrNoContainer
+	}
+	return Container{Name: name, ID: name + "-id", Running: st == "running", Initialised: st == "initialized", PID: 1, Health: api.HealthHealthy}, nil
+}
+
+func (n *node) set(name, state string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.hung {
+		return context.DeadlineExceeded
+	}
+	if _, ok := n.states[name]; ok {
+		n.states[name] = state
+	}
+	return nil
+}
+
+func (n *node) Problems(context.Context, []string) ([]string, error) { return nil, nil }
+func (n *node) Define(context.Context, []string) (Definition, error) {
+	if n.hung {
+		return Definition{}, context.DeadlineExceeded
+	}
+	return n.Parse([]byte("def"))
+}
+
+func (n *node) Parse(b []byte) (Definition, error) {
+	return Definition{Bytes: b, Images: []string{"sha256:1"}, Volumes: []string{"data"}}, nil
+}
+
+func (n *node) Realise(context.Context, []byte) ([]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var made []string
+	for _, name := range testSpec.Containers {
+		if _, ok := n.states[name]; !ok {
+			n.states[name] = "created"
+			made = append(made, name)
+		}
+	}
+	return made, nil
+}
+
+func (n *node) VolumePaths(context.Context, []string) (map[string]string, error) {
+	return map[string]string{"data": "/data"}, nil
+}
+
+func (n *node) Init(_ context.Context, name string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.states[name] == "created" {
+		n.states[name] = "initialized"
+	}
+	return nil
+}
+
+func (n *node) Start(_ context.Context, name string) error {
+	if err := n.set(name, "running"); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.tree++ // it writes
+	n.mu.Unlock()
+	return nil
+}
+
+func (n *node) Stop(_ context.Context, name string, _ time.Duration) error {
+	return n.set(name, "created")
+}
+func (n *node) Neutralise(context.Context, string) error { return nil }
+func (n *node) Images(context.Context) ([]string, []string, error) {
+	return []string{"sha256:1"}, nil, nil
+}
+func (n *node) ExportImage(context.Context, string, string) error { return nil }
+func (n *node) LoadImage(context.Context, string) (string, error) { return "", nil }
+func (n *node) Peers() []api.NodeStatus                           { n.mu.Lock(); defer n.mu.Unlock(); return n.peers }
+func (n *node) Publish()                                          {}
+func (n *node) Record(d api.Decision) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.journal = append(n.journal, d)
+}
+
+type shipping struct{ *node }
+
+func (n shipping) Images(context.Context, string, []string, func(context.Context, string, string) error) map[string]error {
+	return nil
+}
+
+func (n shipping) Ship(context.Context, string) map[string]error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.shipErr == nil && len(n.history) > 0 {
+		n.shipped = n.history[len(n.history)-1].ID
+	}
+	return map[string]error{"n2": n.shipErr}
+}
+
+type procs struct{ n *node }
+
+func (p procs) Running(c Container) bool {
+	p.n.mu.Lock()
+	defer p.n.mu.Unlock()
+	return p.n.states[c.Name] == "running"
+}
+
+func (p procs) Evict(_ context.Context, names []string) error {
+	p.n.mu.Lock()
+	defer p.n.mu.Unlock()
+	if p.n.left != nil {
+		return p.n.left
+	}
+	for _, name := range names {
+		if _, ok := p.n.states[name]; ok {
+			p.n.states[name] = "created"
+		}
+	}
+	return nil
+}
+func (p procs) Freezer(string, []string, time.Duration) replication.Freezer { return nil }
+
+type addrs struct{ n *node }
+
+func (a addrs) Check(api.Spec) error                       { return nil }
+func (a addrs) Probe(context.Context, api.Spec) error      { return a.n.refuse }
+func (a addrs) Add(_ context.Context, s api.Spec) error    { return a.change(s, true) }
+func (a addrs) Remove(_ context.Context, s api.Spec) error { return a.change(s, false) }
+func (a addrs) change(s api.Spec, there bool) error {
+	a.n.mu.Lock()
+	defer a.n.mu.Unlock()
+	for _, v := range s.VIPs {
+		a.n.held[v] = there
+	}
+	return nil
+}
+
+func (a addrs) Held(s api.Spec) (held, missing []string, err error) {
+	a.n.mu.Lock()
+	defer a.n.mu.Unlock()
+	for _, v := range s.VIPs {
+		if a.n.held[v] {
+			held = append(held, v)
+		} else {
+			missing = append(missing, v)
+		}
+	}
+	return held, missing, nil
+}
+
+type pacemaker struct{ n *node }
+
+func (p pacemaker) Reserve(_ context.Context, _ string, above uint64) (uint64, error) {
+	p.n.mu.Lock()
+	defer p.n.mu.Unlock()
+	p.n.term = max(p.n.term, above) + 1
+	return p.n.term, nil
+}
+
+func (p pacemaker) Check(_ context.Context, _ string, term uint64) error {
+	p.n.mu.Lock()
+	defer p.n.mu.Unlock()
+	if term < p.n.term {
+		return errors.New("overtaken")
+	}
+	return nil
+}
+
+func (p pacemaker) SetScore(_ context.Context, _ string, v int) error {
+	p.n.mu.Lock()
+	defer p.n.mu.Unlock()
+	p.n.scores = v
+	return nil
+}
+func (p pacemaker) ClearScore(ctx context.Context, s string) error { return p.SetScore(ctx, s, 0) }
+
+type replica struct{ n *node }
+
+func (r replica) Head() (replication.ID, error) {
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	if len(r.n.history) == 0 {
+		return replication.ID{}, nil
+	}
+	return r.n.history[len(r.n.history)-1].ID, nil
+}
+
+func (r replica) HeadManifest() (*replication.Manifest, error) {
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	if len(r.n.history) == 0 {
+		return nil, nil
+	}
+	return r.n.history[len(r.n.history)-1], nil
+}
+
+func (r replica) Applied() replication.ID { r.n.mu.Lock(); defer r.n.mu.Unlock(); return r.n.applied }
+func (r replica) Fence(t uint64) error {
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	r.n.fenced = max(r.n.fenced, t)
+	return nil
+}
+func (r replica) Term() (uint64, error) { r.n.mu.Lock(); defer r.n.mu.Unlock(); return r.n.fenced, nil }
+
+func (r replica) Seal(_ context.Context, q replication.SealRequest) (replication.SealResult, error) {
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	id, parent := replication.ID{Term: q.Term, Seq: 1}, replication.ID{}
+	if k := len(r.n.history); k > 0 {
+		parent = r.n.history[k-1].ID
+		if r.n.trees[parent] == r.n.tree && parent.Term == q.Term {
+			return replication.SealResult{ID: parent, AsOf: time.Now()}, nil
+		}
+		if parent.Term == q.Term {
+			id.Seq = parent.Seq + 1
+		}
+	}
+	if q.Term < r.n.fenced {
+		return replication.SealResult{}, replication.ErrStaleTerm
+	}
+	r.n.history = append(r.n.history, &replication.Manifest{ID: id, Parent: parent, Definition: q.Definition, Images: q.Images,
+		Final: q.Final, Volumes: []replication.Volume{{Name: "data"}}})
+	r.n.trees[id] = r.n.tree
+	if q.Freezer == nil {
+		r.n.applied = id
+	}
+	return replication.SealResult{ID: id, New: true, AsOf: time.Now()}, nil
+}
+
+func (r replica) Apply(context.Context, map[string]string) error {
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	if k := len(r.n.history); k > 0 {
+		id := r.n.history[k-1].ID
+		if r.n.applied != id {
+			r.n.tree, r.n.applied = r.n.trees[id], id
+		}
+	}
+	return nil
+}
+func (r replica) Recheck() error { return nil }
+
+func (r replica) Realign(_ context.Context, base replication.ID) (out []string, err error) {
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	for k := len(r.n.history); k > 0 && r.n.history[k-1].ID.Compare(base) > 0; k = len(r.n.history) {
+		out = append(out, r.n.history[k-1].ID.String())
+		r.n.history = r.n.history[:k-1]
+	}
+	return out, nil
+}
+func (r replica) Diverged() []string      { return nil }
+func (r replica) PendingImages() []string { return nil }
+func (r replica) DropImage(string)        {}
+func (r replica) ArchiveTree(context.Context, replication.SealRequest) (string, error) {
+	return "0.1", nil
+}
+func (r replica) SetHave(_, _ []string) error             { return nil }
+func (r replica) Prune() error                            { return nil }
+func (r replica) Freezes() (p50, p99, most time.Duration) { return 0, 0, 0 }

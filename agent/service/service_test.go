@@ -1,0 +1,277 @@
+package service
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// steps are all the points at which an agent is killed in the tests below.
+var steps = map[string][]string{
+	api.ActionStart:   {"start:persisted", "start:sealed"},
+	api.ActionPromote: {"promote:term", "promote:fenced", "promote:tree", "promote:containers", "promote:address"},
+	api.ActionDemote:  {"demote:persisted", "demote:containers", "demote:address", "demote:sealed"},
+	api.ActionStop:    {"demote:containers", "demote:address", "demote:sealed"},
+}
+
+func must(t *testing.T, s *Service, actions ...string) {
+	t.Helper()
+	for _, a := range actions {
+		if _, crashed, err := do(s, a); err != nil || crashed {
+			t.Fatalf("%s: crashed %v, %v", a, crashed, err)
+		}
+	}
+}
+
+func wantActive(t *testing.T, n *node, s *Service) {
+	t.Helper()
+	if got := n.running(); !slices.Equal(got, []string{"db", "web"}) || !n.held["192.0.2.100/24"] {
+		t.Errorf("active, but running are %v and the address is held: %v", got, n.held["192.0.2.100/24"])
+	}
+	if rec := s.snapshot(); rec.Role != api.RoleActive || rec.Step != stepNone || !rec.Dirty {
+		t.Errorf("active, but the record is %+v", rec)
+	}
+}
+
+func wantNothing(t *testing.T, n *node) {
+	t.Helper()
+	if got := n.running(); len(got) > 0 || n.held["192.0.2.100/24"] {
+		t.Errorf("not active, but running are %v and the address is held: %v", got, n.held["192.0.2.100/24"])
+	}
+}
+
+// wantSealed: what the containers wrote is the head's content.
+func wantSealed(t *testing.T, n *node) {
+	t.Helper()
+	head, _ := replica{n}.Head()
+	if n.trees[head] != n.tree {
+		t.Errorf("the tree is at version %d, sealed is %d in %s", n.tree, n.trees[head], head)
+	}
+}
+
+func TestLifeOfAService(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart)
+	wantNothing(t, n) // also the container that ran before the cluster took over
+	if n.scores != scoreOrigin {
+		t.Errorf("the origin's score is %d", n.scores)
+	}
+	must(t, s, api.ActionPromote, api.ActionPromote)
+	wantActive(t, n, s)
+	must(t, s, api.ActionDemote, api.ActionDemote)
+	wantNothing(t, n)
+	wantSealed(t, n)
+	if head, _ := (replica{n}).Head(); n.shipped != head {
+		t.Errorf("the final generation %s was not shipped: %s was", head, n.shipped)
+	}
+	must(t, s, api.ActionPromote)
+	if term := s.snapshot().Term; term != 2 {
+		t.Errorf("the second promotion has term %d", term)
+	}
+	must(t, s, api.ActionStop, api.ActionStop)
+	wantNothing(t, n)
+	if n.scores != 0 {
+		t.Errorf("a stopped node has the score %d", n.scores)
+	}
+	if res, _, err := do(s, api.ActionMonitor); err != nil || res.Role != api.RoleStopped {
+		t.Errorf("monitor of a stopped service: %+v, %v", res, err)
+	}
+}
+
+// TestKilledInPromote: killed at any step, the next promote finishes with the
+// same term, and stop leaves nothing; what was written is never lost.
+func TestKilledInPromote(t *testing.T) {
+	for _, at := range steps[api.ActionPromote] {
+		for _, then := range []string{api.ActionPromote, api.ActionDemote, api.ActionStop} {
+			t.Run(at+" then "+then, func(t *testing.T) {
+				n := newNode(t)
+				s := n.agent()
+				must(t, s, api.ActionStart)
+				n.crashAt = at
+				if _, crashed, err := do(s, api.ActionPromote); !crashed {
+					t.Fatalf("not killed at %s: %v", at, err)
+				}
+				s = n.agent()
+				s.Resume()
+				if res, _, err := do(s, api.ActionMonitor); err != nil || res.Health != api.HealthFailed {
+					t.Errorf("monitor of an interrupted promotion: %+v, %v", res, err)
+				}
+				must(t, s, then)
+				if then == api.ActionPromote {
+					wantActive(t, n, s)
+					if term := s.snapshot().Term; term != 1 {
+						t.Errorf("taken up with term %d", term)
+					}
+					return
+				}
+				wantNothing(t, n)
+				wantSealed(t, n)
+			})
+		}
+	}
+}
+
+// TestKilledInDemote: killed at any step, demote or stop finish it, nothing
+// runs, and everything written is sealed.
+func TestKilledInDemote(t *testing.T) {
+	for _, at := range steps[api.ActionDemote] {
+		for _, then := range []string{api.ActionDemote, api.ActionStop, "reboot"} {
+			t.Run(at+" then "+then, func(t *testing.T) {
+				n := newNode(t)
+				s := n.agent()
+				must(t, s, api.ActionStart, api.ActionPromote)
+				n.tree += 5 // clients write
+				n.crashAt = at
+				if _, crashed, err := do(s, api.ActionDemote); !crashed {
+					t.Fatalf("not killed at %s: %v", at, err)
+				}
+				if then == "reboot" {
+					for c := range n.states {
+						n.states[c] = "created"
+					}
+					clear(n.held)
+					s = n.agent()
+					if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
+						t.Fatal(err)
+					}
+					s = n.agent()
+					must(t, s, api.ActionStart)
+				} else {
+					s = n.agent()
+					s.Resume()
+					must(t, s, then)
+				}
+				wantNothing(t, n)
+				wantSealed(t, n)
+				if s.snapshot().Dirty {
+					t.Error("still dirty")
+				}
+			})
+		}
+	}
+}
+
+// TestAgentIsNotTheService: an agent that dies and returns changes nothing.
+func TestAgentIsNotTheService(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote)
+	s.Close()
+	wantActive(t, n, s)
+	s = n.agent()
+	s.Resume()
+	wantActive(t, n, s)
+	if res, _, err := do(s, api.ActionMonitor); err != nil || res.Role != api.RoleActive || res.Health != api.HealthHealthy {
+		t.Errorf("monitor after the agent's return: %+v, %v", res, err)
+	}
+}
+
+func TestPromotionIsRefused(t *testing.T) {
+	id := replication.ID{Term: 1, Seq: 7}
+	other := func(role api.Role, committed string) []api.NodeStatus {
+		return []api.NodeStatus{{Node: "n2", Alive: true, Services: []api.ServiceStatus{{Service: "registry", Role: role, Committed: committed}}}}
+	}
+	tests := map[string]struct {
+		set  func(*node, *Service)
+		want string
+	}{
+		"never synchronised": {func(n *node, _ *Service) { delete(n.states, "db"); delete(n.states, "web") }, "first synchronisation"},
+		"newer elsewhere": {func(n *node, _ *Service) {
+			n.history = append(n.history, &replication.Manifest{ID: id})
+			n.peers = other(api.RoleStandby, "1.8")
+		}, "newer generation 1.8"},
+		"too old": {func(n *node, s *Service) {
+			n.history = append(n.history, &replication.Manifest{ID: id})
+			s.freshAt, s.heardAt = time.Now().Add(-time.Hour), time.Now()
+		}, "max-rpo"},
+		"origin beside an active": {func(n *node, _ *Service) { n.peers = other(api.RoleActive, "3.4") }, "is active"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			s := n.agent()
+			tc.set(n, s)
+			must(t, s, api.ActionStart)
+			s.loop.stop() // the test's facts stay as they are
+			tc.set(n, s)
+			_, _, err := do(s, api.ActionPromote)
+			if api.KindOf(err) != api.KindRefused || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("promote: %v", err)
+			}
+			if s.wantScore() != 0 {
+				t.Errorf("score %d", s.wantScore())
+			}
+			wantNothing(t, n)
+		})
+	}
+}
+
+// TestDuplicateAddress: a promotion that finds the address taken undoes itself.
+func TestDuplicateAddress(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart)
+	n.refuse = errors.New("192.0.2.100 is held by 02:00:00:00:00:07")
+	if _, _, err := do(s, api.ActionPromote); err == nil {
+		t.Fatal("promoted beside a duplicate")
+	}
+	wantNothing(t, n)
+	if rec := s.snapshot(); rec.Role != api.RoleStandby || rec.Step != stepNone {
+		t.Errorf("the record is %+v", rec)
+	}
+	n.refuse = nil
+	must(t, s, api.ActionPromote)
+	wantActive(t, n, s)
+	if term := s.snapshot().Term; term != 2 {
+		t.Errorf("the second try has term %d: a term is used once", term)
+	}
+}
+
+// TestStopTellsTheTruth: a process that cannot be ended makes stop fail; a hung
+// Podman does not.
+func TestStopTellsTheTruth(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote)
+	n.mu.Lock()
+	n.hung = true
+	n.mu.Unlock()
+	must(t, s, api.ActionStop)
+	n.mu.Lock()
+	n.hung = false
+	n.mu.Unlock()
+	wantNothing(t, n)
+	must(t, s, api.ActionStart, api.ActionPromote)
+	n.mu.Lock()
+	n.left = errors.New("process 4711 is in uninterruptible sleep")
+	n.mu.Unlock()
+	if _, _, err := do(s, api.ActionStop); err == nil || !strings.Contains(err.Error(), "4711") {
+		t.Errorf("stop with a process left: %v", err)
+	}
+}
+
+// TestFormerActiveTurnsRound: what it wrote unseen is archived before the new history is taken.
+func TestFormerActiveTurnsRound(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote, api.ActionDemote)
+	s.loop.stop()
+	head, _ := replica{n}.Head()
+	n.peers = []api.NodeStatus{{Node: "n2", Alive: true, Services: []api.ServiceStatus{{Service: "registry", Role: api.RoleActive, Term: 9, Base: "none", Committed: "9.1"}}}}
+	if err := s.turnRound(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(n.journal, func(d api.Decision) bool { return d.Event == api.EventDiverged })
+	if i < 0 || !strings.Contains(n.journal[i].Reason, head.String()) {
+		t.Errorf("no diverged generation %s in the journal", head)
+	}
+	if now, _ := (replica{n}).Head(); !now.IsZero() {
+		t.Errorf("the head is still %s", now)
+	}
+}

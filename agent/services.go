@@ -1,0 +1,115 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/agent/service"
+	"github.com/understudy-ha/understudy/replication/engine"
+)
+
+// running is one service with the engine that holds its data.
+type running struct {
+	*service.Service
+	engine *engine.Engine
+}
+
+// openService makes the state machine of a service, with its store.
+func (a *Agent) openService(name string) (*running, error) {
+	e, err := engine.Open(engine.Options{Root: a.conf.Store, Service: name, Logger: a.log.With("service", name)})
+	if err != nil {
+		return nil, err
+	}
+	s, err := service.Open(name, service.Options{
+		Node: a.conf.Node, Dir: a.stateDir(), RunDir: a.opts.RunDir,
+		Runtime: a.runtime, Procs: a.procs, VIP: a.addresses, Cluster: a.cluster,
+		Replica: e, Peers: a.peers, Gossip: a.gossip, Journal: a.journal, Logger: a.log, Crash: a.opts.Crash,
+	})
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	return &running{Service: s, engine: e}, nil
+}
+
+func (a *Agent) stateDir() string { return filepath.Join(a.conf.Store, "state") }
+
+// service finds a service by its name, and takes it in when make is set.
+func (a *Agent) service(name string, make bool) (*running, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s, ok := a.services[name]; ok {
+		return s, nil
+	}
+	if !make {
+		return nil, api.Errorf(api.KindNotFound, "understudy status lists what this node knows", "no service %s on %s", name, a.conf.Node)
+	}
+	s, err := a.openService(name)
+	if err != nil {
+		return nil, err
+	}
+	a.services[name] = s
+	return s, nil
+}
+
+// list is the services by name.
+func (a *Agent) list() []*running {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out []*running
+	for _, s := range a.services {
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(x, y *running) int { return strings.Compare(x.Name(), y.Name()) })
+	return out
+}
+
+// engineOf is where shipping finds a service's store.
+func (a *Agent) engineOf(name string) (*engine.Engine, error) {
+	s, err := a.service(name, false)
+	if err != nil {
+		return nil, err
+	}
+	return s.engine, nil
+}
+
+// Do carries out an action of the resource agent. A monitor of a service never
+// heard of takes nothing in: it is stopped.
+func (a *Agent) Do(ctx context.Context, name, action string, req api.ActionRequest) (api.ActionResult, error) {
+	s, err := a.service(name, action != api.ActionMonitor)
+	if err != nil {
+		if api.KindOf(err) == api.KindNotFound {
+			return api.ActionResult{Role: api.RoleStopped, Health: api.HealthUnknown}, nil
+		}
+		return api.ActionResult{}, err
+	}
+	return s.Do(ctx, action, req)
+}
+
+// Ready says whether a takeover would succeed.
+func (a *Agent) Ready(name string) (api.Readiness, error) {
+	s, err := a.service(name, false)
+	if err != nil {
+		return api.Readiness{}, err
+	}
+	return s.Ready(), nil
+}
+
+// local is this node's state as it is gossiped.
+func (a *Agent) local() api.NodeStatus {
+	n := api.NodeStatus{Version: api.Version, Node: a.conf.Node, Software: api.Software, Health: a.health.get(), Services: []api.ServiceStatus{}}
+	for _, s := range a.list() {
+		n.Services = append(n.Services, s.Status())
+	}
+	return n
+}
+
+// Status is this node and its peers.
+func (a *Agent) Status() api.Status {
+	self := a.local()
+	self.Self, self.Alive, self.At = true, true, a.now().UnixNano()
+	return api.Status{Nodes: append([]api.NodeStatus{self}, a.gossip.Peers()...)}
+}
