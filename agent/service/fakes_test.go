@@ -97,6 +97,23 @@ func (n *node) running() (names []string) {
 	return names
 }
 
+// with changes or reads the node's state beside the agent's own work.
+func (n *node) with(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f()
+}
+
+func (n *node) holds() (yes bool) {
+	n.with(func() { yes = n.held["192.0.2.100/24"] })
+	return yes
+}
+
+func (n *node) score() (v int) {
+	n.with(func() { v = n.scores })
+	return v
+}
+
 // Runtime.
 
 func (n *node) Inspect(_ context.Context, name string) (Container, error) {
@@ -126,6 +143,8 @@ func (n *node) set(name, state string) error {
 
 func (n *node) Problems(context.Context, []string) ([]string, error) { return nil, nil }
 func (n *node) Define(context.Context, []string) (Definition, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.hung {
 		return Definition{}, context.DeadlineExceeded
 	}

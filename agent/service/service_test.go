@@ -30,8 +30,8 @@ func must(t *testing.T, s *Service, actions ...string) {
 
 func wantActive(t *testing.T, n *node, s *Service) {
 	t.Helper()
-	if got := n.running(); !slices.Equal(got, []string{"db", "web"}) || !n.held["192.0.2.100/24"] {
-		t.Errorf("active, but running are %v and the address is held: %v", got, n.held["192.0.2.100/24"])
+	if got := n.running(); !slices.Equal(got, []string{"db", "web"}) || !n.holds() {
+		t.Errorf("active, but running are %v and the address is held: %v", got, n.holds())
 	}
 	if rec := s.snapshot(); rec.Role != api.RoleActive || rec.Step != stepNone || !rec.Dirty {
 		t.Errorf("active, but the record is %+v", rec)
@@ -40,8 +40,8 @@ func wantActive(t *testing.T, n *node, s *Service) {
 
 func wantNothing(t *testing.T, n *node) {
 	t.Helper()
-	if got := n.running(); len(got) > 0 || n.held["192.0.2.100/24"] {
-		t.Errorf("not active, but running are %v and the address is held: %v", got, n.held["192.0.2.100/24"])
+	if got := n.running(); len(got) > 0 || n.holds() {
+		t.Errorf("not active, but running are %v and the address is held: %v", got, n.holds())
 	}
 }
 
@@ -49,6 +49,8 @@ func wantNothing(t *testing.T, n *node) {
 func wantSealed(t *testing.T, n *node) {
 	t.Helper()
 	head, _ := replica{n}.Head()
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.trees[head] != n.tree {
 		t.Errorf("the tree is at version %d, sealed is %d in %s", n.tree, n.trees[head], head)
 	}
@@ -59,25 +61,28 @@ func TestLifeOfAService(t *testing.T) {
 	s := n.agent()
 	must(t, s, api.ActionStart)
 	wantNothing(t, n) // also the container that ran before the cluster took over
-	if n.scores != scoreOrigin {
-		t.Errorf("the origin's score is %d", n.scores)
+	if got := n.score(); got != scoreOrigin {
+		t.Errorf("the origin's score is %d", got)
 	}
 	must(t, s, api.ActionPromote, api.ActionPromote)
 	wantActive(t, n, s)
 	must(t, s, api.ActionDemote, api.ActionDemote)
 	wantNothing(t, n)
 	wantSealed(t, n)
-	if head, _ := (replica{n}).Head(); n.shipped != head {
-		t.Errorf("the final generation %s was not shipped: %s was", head, n.shipped)
-	}
+	head, _ := replica{n}.Head()
+	n.with(func() {
+		if n.shipped != head {
+			t.Errorf("the final generation %s was not shipped: %s was", head, n.shipped)
+		}
+	})
 	must(t, s, api.ActionPromote)
 	if term := s.snapshot().Term; term != 2 {
 		t.Errorf("the second promotion has term %d", term)
 	}
 	must(t, s, api.ActionStop, api.ActionStop)
 	wantNothing(t, n)
-	if n.scores != 0 {
-		t.Errorf("a stopped node has the score %d", n.scores)
+	if got := n.score(); got != 0 {
+		t.Errorf("a stopped node has the score %d", got)
 	}
 	if res, _, err := do(s, api.ActionMonitor); err != nil || res.Role != api.RoleStopped {
 		t.Errorf("monitor of a stopped service: %+v, %v", res, err)
@@ -93,7 +98,7 @@ func TestKilledInPromote(t *testing.T) {
 				n := newNode(t)
 				s := n.agent()
 				must(t, s, api.ActionStart)
-				n.crashAt = at
+				n.with(func() { n.crashAt = at })
 				if _, crashed, err := do(s, api.ActionPromote); !crashed {
 					t.Fatalf("not killed at %s: %v", at, err)
 				}
@@ -126,16 +131,18 @@ func TestKilledInDemote(t *testing.T) {
 				n := newNode(t)
 				s := n.agent()
 				must(t, s, api.ActionStart, api.ActionPromote)
-				n.tree += 5 // clients write
-				n.crashAt = at
+				n.with(func() { n.tree += 5 }) // clients write
+				n.with(func() { n.crashAt = at })
 				if _, crashed, err := do(s, api.ActionDemote); !crashed {
 					t.Fatalf("not killed at %s: %v", at, err)
 				}
 				if then == "reboot" {
-					for c := range n.states {
-						n.states[c] = "created"
-					}
-					clear(n.held)
+					n.with(func() {
+						for c := range n.states {
+							n.states[c] = "created"
+						}
+						clear(n.held)
+					})
 					s = n.agent()
 					if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
 						t.Fatal(err)
@@ -196,10 +203,10 @@ func TestPromotionIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
 			s := n.agent()
-			tc.set(n, s)
+			n.with(func() { tc.set(n, s) })
 			must(t, s, api.ActionStart)
 			s.loop.stop() // the test's facts stay as they are
-			tc.set(n, s)
+			n.with(func() { tc.set(n, s) })
 			_, _, err := do(s, api.ActionPromote)
 			if api.KindOf(err) != api.KindRefused || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("promote: %v", err)
@@ -217,7 +224,7 @@ func TestDuplicateAddress(t *testing.T) {
 	n := newNode(t)
 	s := n.agent()
 	must(t, s, api.ActionStart)
-	n.refuse = errors.New("192.0.2.100 is held by 02:00:00:00:00:07")
+	n.with(func() { n.refuse = errors.New("192.0.2.100 is held by 02:00:00:00:00:07") })
 	if _, _, err := do(s, api.ActionPromote); err == nil {
 		t.Fatal("promoted beside a duplicate")
 	}
@@ -225,7 +232,7 @@ func TestDuplicateAddress(t *testing.T) {
 	if rec := s.snapshot(); rec.Role != api.RoleStandby || rec.Step != stepNone {
 		t.Errorf("the record is %+v", rec)
 	}
-	n.refuse = nil
+	n.with(func() { n.refuse = nil })
 	must(t, s, api.ActionPromote)
 	wantActive(t, n, s)
 	if term := s.snapshot().Term; term != 2 {
@@ -239,18 +246,12 @@ func TestStopTellsTheTruth(t *testing.T) {
 	n := newNode(t)
 	s := n.agent()
 	must(t, s, api.ActionStart, api.ActionPromote)
-	n.mu.Lock()
-	n.hung = true
-	n.mu.Unlock()
+	n.with(func() { n.hung = true })
 	must(t, s, api.ActionStop)
-	n.mu.Lock()
-	n.hung = false
-	n.mu.Unlock()
+	n.with(func() { n.hung = false })
 	wantNothing(t, n)
 	must(t, s, api.ActionStart, api.ActionPromote)
-	n.mu.Lock()
-	n.left = errors.New("process 4711 is in uninterruptible sleep")
-	n.mu.Unlock()
+	n.with(func() { n.left = errors.New("process 4711 is in uninterruptible sleep") })
 	if _, _, err := do(s, api.ActionStop); err == nil || !strings.Contains(err.Error(), "4711") {
 		t.Errorf("stop with a process left: %v", err)
 	}
