@@ -1,0 +1,31 @@
+// Package podman is the agent's narrow view of a node's Podman: the containers,
+// networks, volumes and images that a service is made of. It is the only
+// importer of Podman's bindings, and no type of theirs leaves it.
+//
+// What a caller can rely on:
+//
+//   - Every call returns by its context's deadline, also when Podman accepts the
+//     connection and never answers: see [Client] and the file call.go. A context
+//     without a deadline gets [Options.Timeout], except for images, whose size
+//     nobody knows.
+//   - A call is sent at most once. The bindings retry three times, also a request
+//     whose body is used up or whose effect has happened; that is cut off here.
+//   - Nothing here deletes a volume's data, and nothing but [Client.Stop],
+//     [Client.Kill] and [Client.Uninit] touches a container that runs.
+//
+// A [Definition] is what it takes to make a service's containers again on another
+// node. It is captured on the active ([Client.Capture]) and made true on the
+// standby ([Client.Realise]). A container is made again from the command line it
+// was made with, read with Podman's own parsers into Podman's own specification;
+// the flags that are understood are listed in flags.go, and any other is refused
+// by name ([Client.Check]), for a definition that is nearly right is worse than none.
+//
+// Two things about initialised containers on a standby:
+//
+//   - The first init of a container mounts its volumes: Podman may then copy the
+//     image's content into an empty volume and set the owner of the volume's root.
+//     Initialise once after Realise and before the first generation is applied.
+//   - An initialised container has its volumes mounted. Change files below a
+//     volume's directory as you like; replace the directory itself (`_data`) and
+//     the container goes on seeing the old one until [Client.Uninit].
+package podman

@@ -1,0 +1,184 @@
+package podman
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/containers/podman/v5/libpod/define"
+)
+
+// What of an inspection is the node's or the moment's, and so not part of how a
+// container looks. Everything else is, also what this version does not know.
+var (
+	notLooks = []string{
+		"Id", "Created", "State", "ResolvConfPath", "HostnamePath", "HostsPath", "StaticDir", "OCIConfigPath",
+		"ConmonPidFile", "PidFile", "RestartCount", "MountLabel", "ProcessLabel", "AppArmorProfile", "ExecIDs",
+		"GraphDriver", "SizeRw", "SizeRootFs", "lockNumber",
+		"ImageDigest", // of the manifest, which differs with the compression of layers; Image is the configuration's
+		"Driver",      // of the node's storage
+		"Pod",
+		"BoundingCaps", "EffectiveCaps", // follow from CapAdd and CapDrop and the node's defaults
+	}
+	notHostLooks = []string{"RestartPolicy", "ContainerIDFile", "CgroupManager", "Runtime", "Ulimits"}
+)
+
+// looksOf is the stable part of an inspection, as JSON with sorted keys.
+func looksOf(d *define.InspectContainerData) (json.RawMessage, error) {
+	raw, err := json.Marshal(d)
+	if err != nil {
+		return nil, err
+	}
+	var m map[string]any
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, err
+	}
+	drop(m, notLooks)
+	delete(m, "OCIRuntime")
+	if host, ok := m["HostConfig"].(map[string]any); ok {
+		drop(host, notHostLooks)
+		if l, ok := host["LogConfig"].(map[string]any); ok {
+			drop(l, []string{"Path", "Size"})
+		}
+		host["Ulimits"] = chosenUlimits(d)
+		plainBinds(host, d)
+	}
+	if cfg, ok := m["Config"].(map[string]any); ok {
+		if h, _ := cfg["Hostname"].(string); h != "" && strings.HasPrefix(d.ID, h) {
+			delete(cfg, "Hostname")
+		}
+		cfg["Env"] = sortedEnv(cfg["Env"], d.ID)
+	}
+	m["Mounts"] = plainMounts(m["Mounts"])
+	m["NetworkSettings"] = map[string]any{"Networks": plainNetworks(d), "Ports": portsOf(d)}
+	return json.Marshal(m)
+}
+
+func drop(m map[string]any, keys []string) {
+	for _, k := range keys {
+		delete(m, k)
+	}
+}
+
+// chosenUlimits are the limits that the create command asks for: others are the node's.
+func chosenUlimits(d *define.InspectContainerData) any {
+	asked := strings.Contains(strings.Join(d.Config.CreateCommand, " "), "--ulimit")
+	if !asked {
+		return nil
+	}
+	limits := slices.Clone(d.HostConfig.Ulimits)
+	sort.Slice(limits, func(i, j int) bool { return limits[i].Name < limits[j].Name })
+	return limits
+}
+
+// plainBinds drops the order and keeps the names of binds: "volume:/path:options".
+func plainBinds(host map[string]any, d *define.InspectContainerData) {
+	binds := slices.Clone(d.HostConfig.Binds)
+	slices.Sort(binds)
+	host["Binds"] = binds
+}
+
+// sortedEnv drops the order, and the hostname that Podman makes of the ID.
+func sortedEnv(v any, id string) []string {
+	list, _ := v.([]any)
+	var out []string
+	for _, e := range list {
+		s := fmt.Sprint(e)
+		if h, ok := strings.CutPrefix(s, "HOSTNAME="); ok && h != "" && strings.HasPrefix(id, h) {
+			continue
+		}
+		out = append(out, s)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// plainMounts orders mounts by destination and drops where a volume lies on the node.
+func plainMounts(v any) []map[string]any {
+	list, _ := v.([]any)
+	out := make([]map[string]any, 0, len(list))
+	for _, e := range list {
+		if m, ok := e.(map[string]any); ok {
+			if m["Name"] != nil {
+				delete(m, "Source")
+			}
+			out = append(out, m)
+		}
+	}
+	sort.Slice(out, func(i, j int) bool {
+		return fmt.Sprint(out[i]["Destination"]) < fmt.Sprint(out[j]["Destination"])
+	})
+	return out
+}
+
+// plainNetworks are the networks with the aliases that somebody chose: addresses
+// are the moment's unless the create command fixes them.
+func plainNetworks(d *define.InspectContainerData) map[string][]string {
+	out := map[string][]string{}
+	for _, name := range networksOf(d) {
+		out[name] = aliases(d, name)
+	}
+	return out
+}
+
+// lookDifferences compares two looks and names what differs, at most a few levels
+// deep: "HostConfig.Memory: 0 here, 67108864 on the active".
+func lookDifferences(here, there json.RawMessage) []string {
+	var a, b any
+	if json.Unmarshal(here, &a) != nil || json.Unmarshal(there, &b) != nil {
+		return []string{"the descriptions cannot be read"}
+	}
+	var out []string
+	walk("", a, b, &out)
+	return out
+}
+
+func walk(path string, a, b any, out *[]string) {
+	am, aok := a.(map[string]any)
+	bm, bok := b.(map[string]any)
+	if !aok || !bok {
+		if !reflect.DeepEqual(a, b) && !(empty(a) && empty(b)) {
+			ja, _ := json.Marshal(a)
+			jb, _ := json.Marshal(b)
+			*out = append(*out, fmt.Sprintf("%s: %s here, %s on the active", path, ja, jb))
+		}
+		return
+	}
+	keys := map[string]bool{}
+	for k := range am {
+		keys[k] = true
+	}
+	for k := range bm {
+		keys[k] = true
+	}
+	sorted := make([]string, 0, len(keys))
+	for k := range keys {
+		sorted = append(sorted, k)
+	}
+	slices.Sort(sorted)
+	for _, k := range sorted {
+		walk(strings.TrimPrefix(path+"."+k, "."), am[k], bm[k], out)
+	}
+}
+
+// empty: absent, null, "", [], {} and 0 say the same.
+func empty(v any) bool {
+	switch v := v.(type) {
+	case nil:
+		return true
+	case string:
+		return v == ""
+	case float64:
+		return v == 0
+	case bool:
+		return !v
+	case []any:
+		return len(v) == 0
+	case map[string]any:
+		return len(v) == 0
+	}
+	return false
+}

@@ -1,0 +1,133 @@
+package podman
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+
+	"github.com/google/renameio/v2"
+)
+
+// record remembers which containers and networks on this node are Understudy's:
+// those it made, and those it captured as active (they become the standby's when
+// the roles change). Only these may be made again. It is a file and not a label
+// because a label would show in `podman inspect`.
+//
+// A loss of the file costs no more than an adoption: what looks exactly as the
+// definition says is taken for ours again, anything else is refused by name.
+type record struct {
+	path string
+
+	mu     sync.Mutex // guards what follows
+	loaded bool
+	data   recordData
+}
+
+type recordData struct {
+	Version    int               `json:"version"`
+	Containers map[string]entry  `json:"containers"`
+	Networks   map[string]string `json:"networks"` // name to hash of the definition it was made from
+}
+
+// entry of a container. ID is empty from before it is made until after: whatever
+// has the name then is ours, for nothing of the name was there before.
+type entry struct {
+	ID   string `json:"id"`
+	Hash string `json:"hash"`
+}
+
+const recordVersion = 1
+
+func (r *record) loadLocked() error {
+	if r.loaded {
+		return nil
+	}
+	data := recordData{Version: recordVersion, Containers: map[string]entry{}, Networks: map[string]string{}}
+	if r.path != "" {
+		raw, err := os.ReadFile(r.path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return err
+		default:
+			if data, err = parseRecord(raw); err != nil {
+				return fmt.Errorf("%s: %w", r.path, err)
+			}
+		}
+	}
+	r.data, r.loaded = data, true
+	return nil
+}
+
+func parseRecord(raw []byte) (recordData, error) {
+	var data recordData
+	if err := json.Unmarshal(raw, &data); err != nil {
+		return data, fmt.Errorf("the record of Understudy's containers is damaged (remove it: containers that match are adopted again): %w", err)
+	}
+	if data.Version != recordVersion {
+		return data, fmt.Errorf("the record of Understudy's containers has version %d, this software knows %d", data.Version, recordVersion)
+	}
+	if data.Containers == nil {
+		data.Containers = map[string]entry{}
+	}
+	if data.Networks == nil {
+		data.Networks = map[string]string{}
+	}
+	return data, nil
+}
+
+// container is what is known of the container of that name.
+func (r *record) container(name string) (entry, bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.loadLocked(); err != nil {
+		return entry{}, false, err
+	}
+	e, ok := r.data.Containers[name]
+	return e, ok, nil
+}
+
+func (r *record) network(name string) (string, bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.loadLocked(); err != nil {
+		return "", false, err
+	}
+	h, ok := r.data.Networks[name]
+	return h, ok, nil
+}
+
+// update changes the record and makes it durable before it returns.
+func (r *record) update(change func(*recordData)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.loadLocked(); err != nil {
+		return err
+	}
+	change(&r.data)
+	if r.path == "" {
+		return nil
+	}
+	raw, err := json.MarshalIndent(r.data, "", "  ")
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(r.path, append(raw, '\n'), 0o600)
+}
+
+func (r *record) setContainer(name string, e entry) error {
+	if have, ok, err := r.container(name); err == nil && ok && have == e {
+		return nil
+	}
+	return r.update(func(d *recordData) { d.Containers[name] = e })
+}
+
+func (r *record) setNetwork(name, hash string) error {
+	if have, ok, err := r.network(name); err == nil && ok && have == hash {
+		return nil
+	}
+	return r.update(func(d *recordData) { d.Networks[name] = hash })
+}
