@@ -28,6 +28,9 @@ type presence struct {
 func (k kernel) look(rec api.LocalRecord) (presence, error) {
 	var p presence
 	for _, c := range rec.Containers {
+		if c.ID == "" && c.PID == 0 && c.Cgroup == "" {
+			continue // the agent had not seen it yet: nothing can be said of it
+		}
 		p.note("container "+c.Name, k.runs(c))
 	}
 	if len(rec.Addresses) == 0 {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"time"
 )
 
@@ -39,11 +38,17 @@ type LocalContainer struct {
 	StartTime uint64 `json:"start_time,omitempty"` // field 22 of /proc/PID/stat: tells the process from a later one with its PID
 }
 
-// serviceName is what Pacemaker allows for a resource's id and a path can bear.
-var serviceName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
-
-// ValidServiceName says whether the name can be a service's: it is part of paths.
-func ValidServiceName(name string) bool { return serviceName.MatchString(name) }
+// ValidServiceName says whether the name can be a service's: what Pacemaker
+// allows for a resource's id and a path can bear.
+func ValidServiceName(name string) bool {
+	for i, r := range name {
+		word := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_'
+		if !word && (i == 0 || (r != '.' && r != '-')) {
+			return false
+		}
+	}
+	return name != "" && len(name) <= 128
+}
 
 // RecordPath is where the record of a service is; runDir "" means [RunDir].
 func RecordPath(runDir, service string) string {
