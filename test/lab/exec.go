@@ -56,10 +56,9 @@ func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {
 	p := n.pid1()
 	argv := append([]string{
 		"--target", strconv.Itoa(p.PID), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup",
-		"--root", "--wd=/", "--", "env", "-i",
+		"--root", "--wd", "--", "env", "-i",
 	}, append(append([]string{}, nodeEnv...), args...)...)
 	cmd := exec.CommandContext(ctx, "nsenter", argv...)
-	// A shell's working directory need not exist in the node, nor the file its stdin is from.
 	inGroup(cmd)
 	if !p.alive() {
 		cmd.Err = errOff

@@ -32,7 +32,10 @@ in_root() { chroot "$target" "$@"; }
 # place pcs cannot set up a cluster. A node of the lab joins only when it is told to.
 in_root systemctl disable corosync pacemaker pcsd pcsd-ruby docker-registry 2>/dev/null || true
 rm -f "$target/etc/corosync/corosync.conf"
-in_root systemctl disable podman-restart.service podman-auto-update.timer 2>/dev/null || true
+for unit in podman-restart.service podman-auto-update.timer netavark-dhcp-proxy.socket netavark-dhcp-proxy.service \
+  logd.service ldconfig.service systemd-journal-catalog-update.service; do
+  in_root systemctl disable "$unit" 2>/dev/null || true
+done
 in_root systemctl enable ssh.service podman.socket cron.service
 
 # Nothing in a node may touch the machine's kernel, devices or clock; nor wake the disk on its own.
