@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
-	"github.com/understudy-ha/understudy/agent/cgroup"
 	"github.com/understudy-ha/understudy/agent/cluster"
 	"github.com/understudy-ha/understudy/agent/config"
 	"github.com/understudy-ha/understudy/agent/gossip"
@@ -75,8 +73,10 @@ func New(o Options) (a *Agent, err error) {
 		}
 	}()
 	// Whatever else goes wrong: nothing stays frozen.
-	if err := cgroup.ThawAll(a.freezeDir()); err != nil {
+	if frozen, err := Thaw(o.RunDir); err != nil {
 		a.log.Error("containers that a dead agent froze could not all be thawed", "error", err)
+	} else if len(frozen) > 0 {
+		a.log.Warn("thawed what a dead agent left frozen", "services", frozen)
 	}
 	for _, dir := range []string{a.stateDir(), o.RunDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -89,7 +89,7 @@ func New(o Options) (a *Agent, err error) {
 	return a, a.openServices()
 }
 
-func (a *Agent) freezeDir() string { return filepath.Join(a.opts.RunDir, "freeze") }
+func freezeDir(runDir string) string { return filepath.Join(runDir, "freeze") }
 
 // onStop registers what undoes an acquisition.
 func (a *Agent) onStop(name string, undo func() error) {
@@ -109,13 +109,11 @@ func (a *Agent) openParts() error {
 	a.onStop("journal", a.journal.Close)
 	a.podman = podman.New(podman.Options{Socket: a.conf.Podman, Record: filepath.Join(a.stateDir(), "podman.record"), Logger: a.log})
 	a.onStop("podman", a.podman.Close)
-	a.runtime = &runtimeAdapter{client: a.podman, spool: filepath.Join(a.conf.Store, "spool")}
+	a.runtime = &runtimeAdapter{client: a.podman}
 	m := vip.New(vip.Options{Logger: a.log})
 	a.onStop("addresses", func() error { m.Close(); return nil }) // ends announcing; addresses stay
 	a.addresses = addresses{manager: m}
-	if a.procs, err = newProcesses(a.freezeDir(), a.log); err != nil {
-		return err
-	}
+	a.procs = newProcesses(freezeDir(a.opts.RunDir), a.log)
 	a.onStop("freezer", a.procs.Close)
 	a.cluster = cluster.New(cluster.Options{Node: a.conf.Node, Logger: a.log})
 	a.health = &health{ping: a.podman.Ping, store: a.conf.Store}
@@ -305,6 +303,3 @@ func (a *Agent) FollowLog(ctx context.Context, q api.LogQuery) <-chan api.Decisi
 	}()
 	return out
 }
-
-// errNoPeers is what a service without anybody to replicate to answers.
-var errNoPeers = errors.New("no peers are configured")

@@ -46,6 +46,10 @@ type Service struct {
 
 	loop loop // the role's background work; see loop.go
 
+	// Used by the standby loop alone:
+	whole    bool      // an image without the layers present was refused
+	imagesAt time.Time // Podman was asked for its images
+
 	mu       sync.Mutex // guards what follows
 	rec      record
 	health   api.Health

@@ -44,12 +44,10 @@ func (s *Service) standbyOnce(ctx context.Context) error {
 	if err := s.turnRound(ctx); err != nil {
 		return err
 	}
-	if err := s.loadImages(ctx); err != nil {
-		return err
-	}
+	imagesErr := s.loadImages(ctx)
 	def, head, err := s.headDefinition()
 	if err != nil || head.IsZero() {
-		return errors.Join(err, s.keepReserved(ctx))
+		return errors.Join(err, imagesErr, s.keepReserved(ctx))
 	}
 	if err := s.archiveOrigin(ctx); err != nil {
 		return err
@@ -59,10 +57,7 @@ func (s *Service) standbyOnce(ctx context.Context) error {
 	if err := s.applyHead(ctx); err != nil {
 		return err
 	}
-	if prepErr != nil {
-		return prepErr
-	}
-	return s.keepReserved(ctx)
+	return errors.Join(prepErr, imagesErr, s.keepReserved(ctx))
 }
 
 // keepReserved holds a term ready above every term that is known to be in use.
@@ -201,8 +196,15 @@ func (s *Service) applyHead(ctx context.Context) error {
 	return s.Replica.Apply(ctx, paths)
 }
 
+// imagesEvery is how often Podman is asked for its images without an occasion.
+const imagesEvery = 10 * time.Second
+
 // loadImages loads what arrived, and tells senders what need not be sent.
 func (s *Service) loadImages(ctx context.Context) error {
+	if len(s.Replica.PendingImages()) == 0 && time.Since(s.imagesAt) < imagesEvery {
+		return nil
+	}
+	s.imagesAt = time.Now()
 	images, layers, err := s.Runtime.Images(ctx)
 	if err != nil {
 		return err
@@ -216,9 +218,11 @@ func (s *Service) loadImages(ctx context.Context) error {
 		// A refused archive is dropped: the sender sees what is missing and sends it whole.
 		s.Replica.DropImage(path)
 		if err != nil {
-			s.log.Warn("an image archive cannot be loaded; it will be sent again", "error", err)
+			s.log.Warn("an image archive cannot be loaded; it will be sent whole", "error", err)
+			s.whole = true
 			continue
 		}
+		s.whole = false
 		s.decide(api.EventReplication, 0, "image %s was loaded", id)
 		loaded = true
 	}
@@ -231,6 +235,9 @@ func (s *Service) loadImages(ctx context.Context) error {
 		s.mu.Unlock()
 	}
 	s.noteImages(images)
+	if s.whole {
+		layers = nil // a layer that should be here and could not be used: send all of them
+	}
 	return s.Replica.SetHave(images, layers)
 }
 

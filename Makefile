@@ -1,0 +1,85 @@
+# Understudy. `make demo` shows it, `make test` runs every test; each does its
+# own set-up on a Debian machine with Go, as root.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+# What the Podman bindings need to be built without C libraries.
+TAGS        := remote containers_image_openpgp exclude_graphdriver_btrfs
+comma       := ,
+empty       :=
+export GOFLAGS := -tags=$(subst $(empty) $(empty),$(comma),$(TAGS))
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS     := -s -w -X github.com/understudy-ha/understudy/agent/api.Software=$(VERSION)
+ROUNDS      ?= 3
+NAME        ?= lab
+NODE        ?= n1
+
+# Versions of the tools that are run, not linked.
+GOFUMPT     := mvdan.cc/gofumpt@v0.9.2
+LINT        := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+.PHONY: deps
+deps: ## install the Debian packages that building, testing and the lab need
+	@test/deps.sh
+
+.PHONY: build
+build: ## build the binaries into build/
+	@mkdir -p build
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o build/understudy ./cmd/understudy
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o build/understudy-ocf ./cmd/understudy-ocf
+	CGO_ENABLED=0 go build -trimpath -o build/lab ./test/lab/cmd/lab
+
+.PHONY: package
+package: build ## build the deb and the rpm into build/
+	VERSION='$(VERSION)' .packaging/build.sh
+
+.PHONY: demo
+demo: deps package ## lose a node in a real cluster and watch; ROUNDS=3
+	CGO_ENABLED=0 go build -trimpath -o build/demo-run ./test/demo
+	build/demo-run --rounds $(ROUNDS) --out build/demo
+
+.PHONY: test
+test: deps unit package e2e ## every test
+
+.PHONY: unit
+unit: ## tests without a cluster, with the race detector
+	go vet ./...
+	go test -race -timeout 15m ./...
+
+.PHONY: e2e
+e2e: ## tests on the lab's cluster
+	go test -tags '$(TAGS) lab' -count=1 -timeout 40m -p 1 ./agent/podman ./agent/cluster ./test/lab ./test/e2e/...
+
+.PHONY: fuzz
+fuzz: ## each fuzz test for FUZZTIME (10s)
+	@test/fuzz.sh $${FUZZTIME:-10s}
+
+.PHONY: lint
+lint: ## format, vet, golangci-lint
+	go run $(GOFUMPT) -l . | (! grep .)
+	go run $(LINT) run ./...
+
+.PHONY: fmt
+fmt: ## gofumpt everything
+	go run $(GOFUMPT) -w .
+
+.PHONY: lab-up
+lab-up: deps package ## two nodes with a cluster and understudy; NAME=lab
+	build/lab up --name $(NAME) --cluster --deb build/understudy_$(NAME_VERSION)amd64.deb
+
+.PHONY: lab-down
+lab-down: ## take a lab down; NAME=lab
+	build/lab down --name $(NAME)
+
+.PHONY: shell
+shell: ## a shell on a node of the lab; NODE=n1 NAME=lab
+	build/lab shell --name $(NAME) $(NODE)
+
+.PHONY: clean
+clean: ## remove what was built, and labs that a killed run left
+	-[ ! -x build/lab ] || build/lab clean
+	rm -rf build

@@ -1,0 +1,192 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/agent/cgroup"
+	"github.com/understudy-ha/understudy/agent/podman"
+	"github.com/understudy-ha/understudy/agent/service"
+)
+
+// pathsKept is how long a volume's path is believed: it is asked for in every cycle.
+const pathsKept = 10 * time.Second
+
+// runtimeAdapter is podman.Client as a service sees it.
+type runtimeAdapter struct {
+	client *podman.Client
+
+	mu    sync.Mutex // guards paths
+	paths map[string]volumePath
+}
+
+type volumePath struct {
+	path string
+	at   time.Time
+}
+
+var _ service.Runtime = (*runtimeAdapter)(nil)
+
+func (r *runtimeAdapter) Inspect(ctx context.Context, name string) (service.Container, error) {
+	c, err := r.client.Inspect(ctx, name)
+	if errors.Is(err, podman.ErrNotFound) {
+		return service.Container{}, service.ErrNoContainer
+	}
+	if err != nil {
+		return service.Container{}, err
+	}
+	out := service.Container{Name: c.Name, ID: c.ID, Running: c.State.Alive(), Initialised: c.State == podman.StateInitialized,
+		PID: c.PID, Cgroup: c.CgroupPath, Health: healthOf(c.Health)}
+	if c.PID > 0 {
+		out.StartTime = cgroup.StartTime(c.PID)
+	}
+	return out, nil
+}
+
+func healthOf(h podman.HealthStatus) api.Health {
+	switch h {
+	case podman.HealthStarting:
+		return api.HealthStarting
+	case podman.HealthUnhealthy:
+		return api.HealthUnhealthy
+	case podman.HealthNone, podman.HealthHealthy:
+	}
+	return api.HealthHealthy
+}
+
+func (r *runtimeAdapter) Problems(ctx context.Context, names []string) ([]string, error) {
+	list, err := r.client.Check(ctx, names)
+	var out []string
+	for _, p := range list {
+		if !p.Warning {
+			out = append(out, p.String())
+		}
+	}
+	return out, err
+}
+
+func (r *runtimeAdapter) Define(ctx context.Context, names []string) (service.Definition, error) {
+	d, err := r.client.Capture(ctx, names)
+	if err != nil {
+		return service.Definition{}, err
+	}
+	raw, err := d.Marshal()
+	if err != nil {
+		return service.Definition{}, err
+	}
+	return definition(d, raw), nil
+}
+
+func (r *runtimeAdapter) Parse(raw []byte) (service.Definition, error) {
+	d, err := podman.ParseDefinition(raw)
+	if err != nil {
+		return service.Definition{}, err
+	}
+	return definition(d, raw), nil
+}
+
+func definition(d *podman.Definition, raw []byte) service.Definition {
+	out := service.Definition{Bytes: raw}
+	for _, i := range d.Images {
+		out.Images = append(out.Images, i.ID)
+	}
+	for _, v := range d.Volumes {
+		out.Volumes = append(out.Volumes, v.Name)
+	}
+	return out
+}
+
+func (r *runtimeAdapter) Realise(ctx context.Context, raw []byte) ([]string, error) {
+	d, err := podman.ParseDefinition(raw)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	r.paths = nil
+	r.mu.Unlock()
+	return r.client.Realise(ctx, d)
+}
+
+func (r *runtimeAdapter) VolumePaths(ctx context.Context, names []string) (map[string]string, error) {
+	out := make(map[string]string, len(names))
+	for _, name := range names {
+		r.mu.Lock()
+		known, ok := r.paths[name]
+		r.mu.Unlock()
+		if ok && time.Since(known.at) < pathsKept {
+			out[name] = known.path
+			continue
+		}
+		path, err := r.client.VolumePath(ctx, name)
+		if errors.Is(err, podman.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.mu.Lock()
+		if r.paths == nil {
+			r.paths = map[string]volumePath{}
+		}
+		r.paths[name] = volumePath{path, time.Now()}
+		r.mu.Unlock()
+		out[name] = path
+	}
+	return out, nil
+}
+
+func (r *runtimeAdapter) Init(ctx context.Context, name string) error {
+	return r.client.Init(ctx, name)
+}
+
+func (r *runtimeAdapter) Start(ctx context.Context, name string) error {
+	return r.client.Start(ctx, name)
+}
+
+// Stop treats a container that does not exist as stopped.
+func (r *runtimeAdapter) Stop(ctx context.Context, name string, grace time.Duration) error {
+	err := r.client.Stop(ctx, name, grace)
+	if errors.Is(err, podman.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+func (r *runtimeAdapter) Neutralise(ctx context.Context, name string) error {
+	_, err := r.client.Neutralise(ctx, []string{name})
+	return err
+}
+
+// Images lists every image present and every layer that need not be sent.
+func (r *runtimeAdapter) Images(ctx context.Context) (images, layers []string, err error) {
+	if images, err = r.client.Images(ctx); err != nil {
+		return nil, nil, err
+	}
+	layers, err = r.client.Layers(ctx)
+	return images, layers, err
+}
+
+func (r *runtimeAdapter) ExportImage(ctx context.Context, id, path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(f, 1<<20)
+	err = r.client.ExportOCI(ctx, id, w)
+	return errors.Join(err, w.Flush(), f.Close())
+}
+
+// LoadImage loads an archive that arrived; the image must have the ID that the archive says.
+func (r *runtimeAdapter) LoadImage(ctx context.Context, path string) (string, error) {
+	want, err := imageID(path)
+	if err != nil {
+		return "", err
+	}
+	return r.client.Load(ctx, path, strings.TrimPrefix(want, "sha256:"))
+}
