@@ -33,7 +33,7 @@ in_root() { chroot "$target" "$@"; }
 in_root systemctl disable corosync pacemaker pcsd pcsd-ruby docker-registry 2>/dev/null || true
 rm -f "$target/etc/corosync/corosync.conf"
 for unit in podman-restart.service podman-auto-update.timer netavark-dhcp-proxy.socket netavark-dhcp-proxy.service \
-  logd.service ldconfig.service systemd-journal-catalog-update.service; do
+  logd.service; do
   in_root systemctl disable "$unit" 2>/dev/null || true
 done
 in_root systemctl enable ssh.service podman.socket cron.service
@@ -53,3 +53,5 @@ done
 rm -f "$target"/etc/ssh/ssh_host_* "$target/etc/machine-id" "$target/var/lib/dbus/machine-id"
 rm -rf "$target"/var/cache/apt/* "$target"/var/lib/apt/lists/* "$target"/var/log/*.log
 mkdir -p "$target"/var/log/journal "$target"/var/lib/understudy "$target"/lab "$target"/mnt/disk
+# The caches that systemd would rebuild at the first boot are fresh.
+touch "$target/etc/.updated" "$target/var/.updated"
