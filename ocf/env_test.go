@@ -13,7 +13,7 @@ import (
 func TestParseDuration(t *testing.T) {
 	for in, want := range map[string]time.Duration{
 		"5": 5 * time.Second, "5s": 5 * time.Second, "500ms": 500 * time.Millisecond, "2min": 2 * time.Minute, "5m": 5 * time.Minute,
-		"1h": time.Hour, "1hr": time.Hour, "1.5s": 1500 * time.Millisecond, " 10 sec ": 10 * time.Second, "0": 0, "250msec": 250 * time.Millisecond,
+		"1h": time.Hour, "1hr": time.Hour, "1.5s": 1500 * time.Millisecond, "10 sec": 10 * time.Second, "0": 0, "250msec": 250 * time.Millisecond,
 		"7us": 7 * time.Microsecond, "1m30s": 90 * time.Second, "5S": 5 * time.Second,
 	} {
 		if got, err := ParseDuration(in); err != nil || got != want {

@@ -104,11 +104,11 @@ func (a *act) monitorLocal(cause error) Code {
 		return NotRunning
 	}
 	if err != nil {
-		return a.fail(fmt.Errorf("%v, and what it left cannot be read: %w", cause, err))
+		return a.fail(fmt.Errorf("%w, and what it left cannot be read: %w", cause, err))
 	}
 	here, err := a.kernel.look(rec)
 	if err != nil {
-		return a.fail(fmt.Errorf("%v, and this node cannot be looked at: %w", cause, err))
+		return a.fail(fmt.Errorf("%w, and this node cannot be looked at: %w", cause, err))
 	}
 	code := localCode(rec, here)
 	if code == FailedPromoted {
