@@ -94,12 +94,6 @@ func (p *processes) Freezer(name string, containers []string, limit time.Duratio
 	return p.freezer.For(name, containers, limit)
 }
 
-// Evict is the offline stop of a service (`understudy evict`): no agent and no
-// Podman is asked. It ends what runs of the containers and proves it.
-func Evict(ctx context.Context, containers, ids []string, log *slog.Logger) (cgroup.Evidence, error) {
-	return cgroup.NewHost(cgroup.Options{Log: log}).Evict(ctx, cgroup.EvictRequest{Names: containers, IDs: ids})
-}
-
 // Thaw lets run again what a dead agent left frozen (`understudy thaw`).
 func Thaw(runDir string) ([]string, error) {
 	return cgroup.ThawAll(freezeDir(runDir))

@@ -97,3 +97,13 @@ func bootID() string {
 	}
 	return strings.TrimSpace(string(id)) + "-" + start
 }
+
+// Remembered is the last known definition of a service on this node, read
+// without an agent; empty for a service never seen.
+func Remembered(dir, service string) (api.Spec, error) {
+	if !api.ValidServiceName(service) {
+		return api.Spec{}, api.Errorf(api.KindConfigured, "name the resource with letters, digits, '.', '_' and '-'", "%q cannot be a service's name", service)
+	}
+	r, err := load(dir, service)
+	return r.Spec, err
+}
