@@ -1,6 +1,7 @@
 package ocf
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -182,14 +183,18 @@ func FuzzEnv(f *testing.F) {
 	})
 }
 
-// FuzzStat feeds what a process's name can make of /proc/PID/stat.
+// FuzzStat: whatever a process calls itself, its state and start time are found.
 func FuzzStat(f *testing.F) {
-	f.Add([]byte("1 (sh) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 1 2 3"))
-	f.Add([]byte("1 (a) S 9) Z 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 17 1"))
-	f.Add([]byte(") R"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if state, start, ok := parseStat(b); !ok && (start != 0 && state == 0) {
-			t.Fatalf("%q: half read", b)
+	f.Add([]byte("sh"), uint64(4242))
+	f.Add([]byte("a) S 9) Z 0 1 1"), uint64(17))
+	f.Add([]byte("\n((\x00"), uint64(0))
+	f.Fuzz(func(t *testing.T, name []byte, want uint64) {
+		stat := append(append([]byte("7 ("), name...), ") R 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 "...)
+		stat = strconv.AppendUint(stat, want, 10)
+		state, start, ok := parseStat(append(stat, " 9 8 7\n"...))
+		if !ok || state != 'R' || start != want {
+			t.Fatalf("%q: state %c, start %d, %v", stat, state, start, ok)
 		}
+		parseStat(name) // must not panic
 	})
 }

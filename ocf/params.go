@@ -30,7 +30,7 @@ func (p parameter) apply(spec *api.Spec, value string) *api.Error {
 	if p.read == nil {
 		return nil
 	}
-	next := fmt.Sprintf("write for example: pcs resource update %s %s=%s", spec.Service, p.name, p.example)
+	next := fmt.Sprintf("write for example %s=%s", p.name, p.example)
 	if value == "" && p.required {
 		return api.Errorf(api.KindConfigured, next, "parameter %s is missing", p.name)
 	}

@@ -125,6 +125,7 @@ func TestStopFails(t *testing.T) {
 		"evict's child lives on": {"sleep 30 & exit 1", "exit status 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := newNode(t)
 			n.opts.Evict = []string{n.script("evict", tc.evict), "evict"}
 			if code := n.run(ActionStop); code != ErrGeneric {
@@ -154,6 +155,7 @@ func TestStopWithoutSoftware(t *testing.T) {
 		"no such name":     {func(n *node) { n.vars["OCF_RESOURCE_INSTANCE"] = "../../etc/passwd" }, Success},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := newNode(t)
 			n.opts.Evict = []string{n.path("none"), "evict"}
 			tc.leave(n)
