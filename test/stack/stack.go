@@ -260,3 +260,7 @@ func Lines(out []byte) []string {
 	}
 	return strings.Split(text, "\n")
 }
+
+// Agent talks to a running node's agent through its socket, without a process on
+// the node.
+func (s *Stack) Agent(n *lab.Node) *api.Client { return api.NewClient(n.HostPath(api.DefaultSocket)) }
