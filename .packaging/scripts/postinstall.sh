@@ -9,6 +9,12 @@ configure) [ -n "$2" ] && upgrade=yes || upgrade=no ;;
 *) exit 0 ;; # the roll-backs of dpkg
 esac
 
+# dpkg calls a package that comes back after its removal an upgrade.
+if [ -e /var/lib/understudy/.removed ]; then
+    upgrade=no
+    rm -f /var/lib/understudy/.removed
+fi
+
 systemd-sysusers /usr/lib/sysusers.d/understudy.conf
 systemd-tmpfiles --create /usr/lib/tmpfiles.d/understudy.conf
 

@@ -7,8 +7,10 @@ remove | purge | 0) ;;
 *) exit 0 ;;
 esac
 
+[ "$1" != remove ] || : >/var/lib/understudy/.removed # for postinstall.sh
 [ -d /run/systemd/system ] && systemctl daemon-reload || true
 if [ "$1" != remove ]; then
+    rm -f /var/lib/understudy/.removed
     # Replicas and history may be all that is left of a service: nobody but a
     # person removes them.
     echo "understudy: kept: /var/lib/understudy (replicas and history), /etc/understudy, the user understudy"
