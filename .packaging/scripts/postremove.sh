@@ -7,7 +7,9 @@ remove | purge | 0) ;;
 *) exit 0 ;;
 esac
 
-[ "$1" != remove ] || : >/var/lib/understudy/.removed # for postinstall.sh
+if [ "$1" = remove ] && [ -d /var/lib/understudy ]; then
+    touch /var/lib/understudy/.removed # for postinstall.sh
+fi
 [ -d /run/systemd/system ] && systemctl daemon-reload || true
 if [ "$1" != remove ]; then
     rm -f /var/lib/understudy/.removed
