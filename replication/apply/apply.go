@@ -4,8 +4,17 @@
 package apply
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/durable"
@@ -20,8 +29,9 @@ type Generations interface {
 
 // Options of an Applier. The zero value is good.
 type Options struct {
-	Logger *slog.Logger
-	Hook   durable.Hook // tests
+	Logger *slog.Logger     // nil: discards
+	Hook   durable.Hook     // tests
+	Now    func() time.Time // nil: time.Now; the clock that files' ctimes come from
 }
 
 // Journal is an apply under way.
@@ -32,49 +42,245 @@ type Journal struct {
 
 // Result of an apply.
 type Result struct {
-	Changed  int         // paths changed or removed
-	Bytes    int64       // content written
-	Index    *tree.Index // of the trees at the generation, also saved at IndexPath
-	Warnings []string    // metadata the file system could not take, such as a label
+	Changed  int      // paths made, changed or removed
+	Bytes    int64    // content written
+	Warnings []string // metadata the file system could not take, such as a label
 }
 
-// Applier applies to one service's live trees. One call at a time.
-type Applier struct{}
+// Applier applies to one service's live trees. Its methods may be called from
+// several goroutines; one works at a time.
+type Applier struct {
+	dir string
+	g   Generations
+	o   Options
+
+	mu    sync.Mutex // guards the files in dir, the live trees, and what follows
+	index *liveIndex // nil: not loaded yet
+	last  *replication.Manifest
+	saved time.Time
+}
 
 // New uses stateDir (made where it is missing) for the journal, the record of
 // what the trees are at, and the index.
-func New(stateDir string, g Generations, o Options) (*Applier, error) { panic("todo") }
+func New(stateDir string, g Generations, o Options) (*Applier, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return nil, err
+	}
+	return &Applier{dir: stateDir, g: g, o: o}, nil
+}
 
-// Applied is the generation the live trees are at exactly; zero: unknown, or none.
-func (a *Applier) Applied() (replication.ID, error) { panic("todo") }
+func (a *Applier) journalPath() string { return filepath.Join(a.dir, "apply.json") }
+func (a *Applier) appliedPath() string { return filepath.Join(a.dir, "applied") }
+
+// IndexPath is where the index of the live trees is kept.
+func (a *Applier) IndexPath() string { return filepath.Join(a.dir, "index") }
+
+// Applied is the generation the live trees are at exactly; zero: unknown, none,
+// or in the middle of an apply.
+func (a *Applier) Applied() (replication.ID, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.appliedLocked()
+}
+
+func (a *Applier) appliedLocked() (id replication.ID, err error) {
+	if j, err := a.pendingLocked(); err != nil || j != nil {
+		return id, err
+	}
+	b, err := os.ReadFile(a.appliedPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return id, nil
+	}
+	if err == nil {
+		id, err = replication.ParseID(string(bytes.TrimSuffix(b, []byte("\n"))))
+	}
+	return id, err
+}
 
 // Pending is the journal of an interrupted apply, nil where there is none. The
 // trees are at no generation then: call Apply before anything starts.
-func (a *Applier) Pending() (*Journal, error) { panic("todo") }
+func (a *Applier) Pending() (*Journal, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.pendingLocked()
+}
 
-// IndexPath is where the index of the live trees is kept.
-func (a *Applier) IndexPath() string { panic("todo") }
+func (a *Applier) pendingLocked() (*Journal, error) {
+	b, err := os.ReadFile(a.journalPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var j Journal
+	if err := json.Unmarshal(b, &j); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", a.journalPath(), replication.ErrFormat, err)
+	}
+	return &j, nil
+}
 
 // SetApplied records that the trees are at id without touching them: after a
 // final capture. The zero ID: they are about to be written by containers, so
-// that the next Apply compares all content. Durable when it returns.
-func (a *Applier) SetApplied(id replication.ID) error { panic("todo") }
+// that the next Apply compares all content. Durable when it returns. It drops
+// the journal of an interrupted apply: only for trees that are known otherwise.
+func (a *Applier) SetApplied(id replication.ID) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.index, a.last = nil, nil // of trees that others may have changed
+	if id.IsZero() {
+		// The journal goes last: until then the trees are at no generation.
+		return errors.Join(durable.Remove(a.appliedPath(), a.o.Hook), durable.Remove(a.journalPath(), a.o.Hook))
+	}
+	return a.finishLocked(id)
+}
+
+// finishLocked moves the record on, then drops the journal. Killed in between,
+// the apply is done once more, for nothing.
+func (a *Applier) finishLocked(id replication.ID) error {
+	if err := durable.WriteFile(a.appliedPath(), []byte(id.String()+"\n"), 0o600, a.o.Hook); err != nil {
+		return err
+	}
+	return durable.Remove(a.journalPath(), a.o.Hook)
+}
 
 // Apply brings the trees under roots (volume name → path of its root) to id,
 // finishing an interrupted apply on the way. Every volume of the generation
-// needs a root; other roots are left alone.
+// needs a root; other roots are left alone. After an error, call it again:
+// until it succeeds the trees are at no generation.
 func (a *Applier) Apply(ctx context.Context, id replication.ID, roots map[string]string) (*Result, error) {
-	panic("todo")
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	res := &Result{}
+	j, err := a.pendingLocked()
+	if err != nil {
+		return nil, err
+	}
+	from, err := a.appliedLocked()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case j != nil && j.To == id:
+		from = j.From
+	case j != nil:
+		err := a.runLocked(ctx, j.From, j.To, roots, res)
+		from = j.To
+		if errors.Is(err, replication.ErrNotFound) { // reset away meanwhile
+			err, from = nil, replication.ID{}
+		}
+		if err != nil {
+			return nil, err
+		}
+	case from == id:
+		return res, nil
+	}
+	if err := a.runLocked(ctx, from, id, roots, res); err != nil {
+		return nil, err
+	}
+	for _, w := range res.Warnings {
+		a.o.Logger.Warn("a file's metadata could not be applied in full", "generation", id, "warning", w)
+	}
+	return res, nil
 }
 
-// Verify compares the trees with the generation by content and metadata, and
-// returns the differences, in words; none: they are the same.
-func (a *Applier) Verify(ctx context.Context, id replication.ID, roots map[string]string) ([]string, error) {
-	panic("todo")
+func (a *Applier) runLocked(ctx context.Context, from, to replication.ID, roots map[string]string, res *Result) error {
+	target, err := a.loadLocked(to)
+	if err != nil {
+		return err
+	}
+	for _, v := range target.Volumes {
+		if roots[v.Name] == "" {
+			return fmt.Errorf("generation %s has a volume %s and there is none on this node; create it first", to, v.Name)
+		}
+	}
+	var origin *replication.Manifest
+	if !from.IsZero() {
+		origin, err = a.loadLocked(from)
+		if errors.Is(err, replication.ErrNotFound) {
+			from, err = replication.ID{}, nil // pruned or reset away: look at the trees instead
+		}
+		if err != nil {
+			return err
+		}
+	}
+	b, err := json.Marshal(Journal{From: from, To: to})
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(a.journalPath(), b, 0o600, a.o.Hook); err != nil {
+		return err
+	}
+	if err := a.changeLocked(ctx, origin, target, roots, res); err != nil {
+		a.index = nil // of neither generation now
+		return fmt.Errorf("apply %s: %w", to, err)
+	}
+	if err := a.finishLocked(to); err != nil {
+		return err
+	}
+	a.last = target
+	a.saveIndexLocked(to)
+	return nil
 }
 
-// Materialize writes the generation into dir/<volume> for each of its volumes,
-// made where they are missing, outside of any live tree.
-func Materialize(ctx context.Context, g Generations, id replication.ID, dir string) (warnings []string, err error) {
-	panic("todo")
+// loadLocked keeps the last manifest: it is where the next apply comes from.
+func (a *Applier) loadLocked(id replication.ID) (*replication.Manifest, error) {
+	if a.last != nil && a.last.ID == id {
+		return a.last, nil
+	}
+	return a.g.Load(id)
+}
+
+func (a *Applier) changeLocked(ctx context.Context, origin, target *replication.Manifest, roots map[string]string, res *Result) error {
+	if a.index == nil {
+		a.index = loadLive(a.IndexPath(), origin)
+	}
+	for i := range target.Volumes {
+		v := &target.Volumes[i]
+		var from []replication.Entry
+		known := false
+		if origin != nil {
+			for k := range origin.Volumes {
+				if origin.Volumes[k].Name == v.Name {
+					from, known = origin.Volumes[k].Entries, true
+				}
+			}
+		}
+		if err := a.applyVolume(ctx, v, from, known, roots[v.Name], res); err != nil {
+			return fmt.Errorf("volume %s: %w", v.Name, err)
+		}
+	}
+	return nil
+}
+
+func (a *Applier) applyVolume(ctx context.Context, v *replication.Volume, from []replication.Entry, known bool, path string, res *Result) (err error) {
+	root, err := tree.OpenRoot(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	stats := a.index.volume(v.Name)
+	if !known {
+		if from, err = liveEntries(ctx, root, v.Entries); err != nil {
+			return err
+		}
+		clear(stats)
+	}
+	w := &worker{root: root, g: a.g, hook: a.o.Hook, stats: stats, res: res}
+	if err := w.run(ctx, from, v.Entries); err != nil {
+		return err
+	}
+	if err := a.o.Hook.At("syncfs " + v.Name); err != nil {
+		return err
+	}
+	if err := root.Sync(); err != nil {
+		return err
+	}
+	return a.index.update(a.o.Now(), root, v, w.changed, !known)
 }

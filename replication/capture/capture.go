@@ -6,6 +6,7 @@ package capture
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -43,15 +44,26 @@ type Volume struct {
 
 // Options of a Capturer. The zero value is good.
 type Options struct {
-	Logger *slog.Logger
-	Now    func() time.Time
+	Logger *slog.Logger     // nil: discards
+	Now    func() time.Time // nil: time.Now; the clock that files' ctimes come from
 }
 
 // Capturer captures; one capture of a volume at a time.
-type Capturer struct{}
+type Capturer struct {
+	log *slog.Logger
+	now func() time.Time
+}
 
 // New makes a Capturer.
-func New(o Options) *Capturer { panic("todo") }
+func New(o Options) *Capturer {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Capturer{log: o.Logger, now: o.Now}
+}
 
 // Request of a capture.
 type Request struct {
@@ -77,7 +89,64 @@ type Result struct {
 	Copied    int           // files set aside by copying, within the freeze
 }
 
-// Capture does one. It returns ErrUnchanged with a Result that has only Index
+// attempts of a capture whose files change under it.
+const attempts = 3
+
+// errMoved: a file changed or vanished between being found and being read.
+var errMoved = errors.New("it changed while it was read")
+
+// Capture does one. It returns replication.ErrUnchanged with a Result that has only Index
 // when there is nothing that Base does not have, ErrFreezeTooLong, ErrBusy.
 // The stage is empty when it returns, and the containers run.
-func (c *Capturer) Capture(ctx context.Context, r Request) (*Result, error) { panic("todo") }
+func (c *Capturer) Capture(ctx context.Context, r Request) (*Result, error) {
+	for try := 1; ; try++ {
+		res, err := c.once(ctx, r)
+		if !errors.Is(err, errMoved) {
+			return res, err
+		}
+		if try == attempts {
+			return nil, fmt.Errorf("%w, also the %dth time: %w", ErrBusy, try, err)
+		}
+		c.log.Debug("a capture starts over", "try", try, "error", err)
+	}
+}
+
+// once is the order of a capture: look; read what is at rest; freeze; look
+// again and set aside; thaw; read.
+func (c *Capturer) once(ctx context.Context, r Request) (res *Result, err error) {
+	j := &job{c: c, r: r, res: &Result{}}
+	defer func() { err = errors.Join(err, j.close()) }()
+	if err := j.open(); err != nil {
+		return nil, err
+	}
+	if err := j.look(ctx); err != nil {
+		return nil, err
+	}
+	unchanged, err := j.unchanged(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if unchanged {
+		return &Result{Index: j.index(j.base())}, replication.ErrUnchanged
+	}
+	if err := j.readQuiet(ctx); err != nil {
+		return nil, err
+	}
+	j.res.Freeze, err = frozen(ctx, r.Freezer, r.FreezeMax, func(ctx context.Context) error {
+		if err := j.look(ctx); err != nil {
+			return err
+		}
+		return j.setAside(ctx)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := j.read(ctx); err != nil {
+		return nil, err
+	}
+	if j.res.Changed == 0 && r.Base != nil {
+		return &Result{Index: j.index(j.base()), Freeze: j.res.Freeze, BytesRead: j.res.BytesRead}, replication.ErrUnchanged
+	}
+	j.res.Index = j.index(replication.ID{})
+	return j.res, nil
+}

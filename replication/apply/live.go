@@ -1,0 +1,188 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/tree"
+)
+
+// unlike is the size of a live file whose content is not what is wanted.
+const unlike = -1
+
+// liveEntries describes the live tree in terms of want: a file with the wanted
+// content has want's chunks, any other the size unlike. What want does not have
+// is only named. Sockets have type 0.
+func liveEntries(ctx context.Context, root *tree.Root, want []replication.Entry) ([]replication.Entry, error) {
+	nodes, err := root.Scan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	wanted := make(map[string]*replication.Entry, len(want))
+	for i := range want {
+		wanted[want[i].Path] = &want[i]
+	}
+	leads := map[[2]uint64]string{}
+	live := make([]replication.Entry, 0, len(nodes))
+	for _, n := range nodes {
+		e := replication.Entry{Path: n.Path, Type: n.Stat.Type()}
+		w := wanted[n.Path]
+		key := [2]uint64{n.Stat.Dev, n.Stat.Ino}
+		lead, linked := leads[key]
+		switch {
+		case linked:
+			e.Link = lead
+		case w != nil && e.Type != 0:
+			if e, err = liveEntry(ctx, root, n, w); err != nil {
+				return nil, err
+			}
+			fallthrough
+		default:
+			if n.Stat.Nlink > 1 && e.Type != replication.TypeDir {
+				leads[key] = n.Path
+			}
+		}
+		live = append(live, e)
+	}
+	return live, nil
+}
+
+func liveEntry(ctx context.Context, root *tree.Root, n tree.Node, want *replication.Entry) (replication.Entry, error) {
+	e, err := root.Meta(n.Path, n.Stat)
+	if err != nil || e.Type != replication.TypeFile {
+		return e, err
+	}
+	if want.Type != replication.TypeFile || want.Link != "" || want.Size != e.Size {
+		e.Size = unlike
+		return e, nil
+	}
+	f, err := root.Open(n.Path)
+	if err != nil {
+		return e, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	same, err := matches(ctx, f, want)
+	if err != nil {
+		return e, err
+	}
+	e.Chunks = want.Chunks
+	if !same {
+		e.Size = unlike
+	}
+	return e, nil
+}
+
+// Verify compares the trees with the generation by content and metadata, and
+// returns the differences, in words; none: they are the same. Labels that a
+// kernel gives out by itself are not compared.
+func (a *Applier) Verify(ctx context.Context, id replication.ID, roots map[string]string) ([]string, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m, err := a.loadLocked(id)
+	if err != nil {
+		return nil, err
+	}
+	var diffs []string
+	for i := range m.Volumes {
+		v := &m.Volumes[i]
+		if roots[v.Name] == "" {
+			diffs = append(diffs, fmt.Sprintf("volume %s: not on this node", v.Name))
+			continue
+		}
+		d, err := verifyVolume(ctx, v, roots[v.Name])
+		if err != nil {
+			return diffs, fmt.Errorf("volume %s: %w", v.Name, err)
+		}
+		diffs = append(diffs, d...)
+	}
+	return diffs, nil
+}
+
+func verifyVolume(ctx context.Context, v *replication.Volume, path string) (diffs []string, err error) {
+	root, err := tree.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	live, err := liveEntries(ctx, root, v.Entries)
+	if err != nil {
+		return nil, err
+	}
+	have := make(map[string]*replication.Entry, len(live))
+	for i := range live {
+		have[live[i].Path] = &live[i]
+	}
+	say := func(path, what string) { diffs = append(diffs, fmt.Sprintf("volume %s, %q: %s", v.Name, path, what)) }
+	for i := range v.Entries {
+		want := &v.Entries[i]
+		got := have[want.Path]
+		delete(have, want.Path)
+		switch {
+		case got == nil:
+			say(want.Path, "is missing")
+		case got.Type != want.Type:
+			say(want.Path, "has another type")
+		case got.Link != want.Link:
+			say(want.Path, "is linked otherwise")
+		case !tree.SameContent(got, want):
+			say(want.Path, "has other content")
+		case want.Link == "" && !tree.SameMeta(withoutLabels(got), withoutLabels(want)):
+			say(want.Path, "has other metadata")
+		}
+	}
+	for path := range maps.Keys(have) {
+		say(path, "should not be there")
+	}
+	return diffs, nil
+}
+
+func withoutLabels(e *replication.Entry) *replication.Entry {
+	c := *e
+	c.Xattrs = maps.Clone(e.Xattrs)
+	maps.DeleteFunc(c.Xattrs, func(name string, _ []byte) bool { return tree.KernelLabel(name) })
+	return &c
+}
+
+// Materialize writes the generation into dir/<volume> for each of its volumes,
+// made where they are missing, outside of any live tree. What else is in these
+// directories is removed.
+func Materialize(ctx context.Context, g Generations, id replication.ID, dir string) (warnings []string, err error) {
+	m, err := g.Load(id)
+	if err != nil {
+		return nil, err
+	}
+	res := &Result{}
+	for i := range m.Volumes {
+		if err := materialize(ctx, g, &m.Volumes[i], filepath.Join(dir, m.Volumes[i].Name), res); err != nil {
+			return res.Warnings, fmt.Errorf("generation %s, volume %s: %w", id, m.Volumes[i].Name, err)
+		}
+	}
+	return res.Warnings, nil
+}
+
+func materialize(ctx context.Context, g Generations, v *replication.Volume, path string, res *Result) (err error) {
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	root, err := tree.OpenRoot(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	live, err := liveEntries(ctx, root, v.Entries)
+	if err != nil {
+		return err
+	}
+	w := &worker{root: root, g: g, res: res}
+	if err := w.run(ctx, live, v.Entries); err != nil {
+		return err
+	}
+	return root.Sync()
+}

@@ -1,0 +1,70 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// frozen runs work while the containers stand still, at most for limit (0: no
+// bound). The thaw does not wait for work: a timer thaws on time even when work
+// hangs in the kernel, and what work did is then dropped. It returns how long
+// the containers stood still.
+func frozen(ctx context.Context, f Freezer, limit time.Duration, work func(context.Context) error) (took time.Duration, err error) {
+	if f == nil {
+		return 0, work(ctx)
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, context.Cause(ctx)
+	}
+	tooLong := fmt.Errorf("%w: the containers run again after %s, this capture is dropped", ErrFreezeTooLong, limit)
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, tooLong)
+		defer cancel()
+	}
+	start := time.Now()
+	thaw, err := f.Freeze(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = errors.Join(context.Cause(ctx), err)
+		}
+		return 0, fmt.Errorf("freeze: %w", err)
+	}
+	var (
+		once    sync.Once
+		stood   time.Duration
+		thawErr error
+		done    = make(chan struct{})
+		waiter  sync.WaitGroup
+	)
+	thawOnce := func() {
+		once.Do(func() {
+			thawErr = thaw()
+			stood = time.Since(start)
+		})
+	}
+	waiter.Go(func() {
+		select {
+		case <-ctx.Done():
+			thawOnce()
+		case <-done:
+		}
+	})
+	defer func() { // also when work panics
+		thawOnce()
+		close(done)
+		waiter.Wait()
+		took = stood
+		if thawErr != nil {
+			err = errors.Join(err, fmt.Errorf("thaw: %w", thawErr))
+		}
+	}()
+	err = work(ctx)
+	if ctx.Err() != nil { // thawed under work's hands, or about to be
+		err = context.Cause(ctx)
+	}
+	return 0, err
+}

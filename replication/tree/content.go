@@ -1,0 +1,122 @@
+package tree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/zeebo/blake3"
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// ReadChunks reads a file's first size bytes, without its holes, cut at
+// multiples of ChunkSize, and gives each to emit; data is valid until emit
+// returns. A file that has become shorter is io.ErrUnexpectedEOF. It returns
+// the chunks and how many bytes were read.
+func ReadChunks(ctx context.Context, f *os.File, size int64, emit func(h replication.Hash, data []byte) error) (cs []replication.Chunk, read int64, err error) {
+	buf := make([]byte, min(size, replication.ChunkSize))
+	for at := int64(0); at < size; {
+		start, end, err := NextData(f, at, size)
+		if err != nil || start >= size {
+			return cs, read, err
+		}
+		for at = start; at < end; {
+			if ctx.Err() != nil {
+				return nil, read, context.Cause(ctx)
+			}
+			stop := min(end, (at/replication.ChunkSize+1)*replication.ChunkSize)
+			b := buf[:stop-at]
+			if n, err := f.ReadAt(b, at); err != nil {
+				if errors.Is(err, io.EOF) {
+					err = fmt.Errorf("%s became shorter while it was read: %w", f.Name(), io.ErrUnexpectedEOF)
+				}
+				return nil, read + int64(n), err
+			}
+			c := replication.Chunk{Offset: at, Length: stop - at, Hash: blake3.Sum256(b)}
+			if err := emit(c.Hash, b); err != nil {
+				return nil, read, err
+			}
+			cs = append(cs, c)
+			read += c.Length
+			at = stop
+		}
+	}
+	return cs, read, nil
+}
+
+// NextData finds the next extent that is not a hole, at or after at and before
+// size; start is size where there is none.
+func NextData(f *os.File, at, size int64) (start, end int64, err error) {
+	fd := int(f.Fd())
+	start, err = unix.Seek(fd, at, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO): // a hole up to the end
+		return size, size, nil
+	case errors.Is(err, unix.EINVAL): // this file system does not know
+		return at, size, nil
+	case err != nil:
+		return 0, 0, &os.PathError{Op: "seek", Path: f.Name(), Err: err}
+	}
+	end, err = unix.Seek(fd, start, unix.SEEK_HOLE)
+	if err != nil {
+		return 0, 0, &os.PathError{Op: "seek", Path: f.Name(), Err: err}
+	}
+	return min(start, size), min(end, size), nil
+}
+
+// Flush writes a file's dirty pages back. Afterwards a store through a mapping
+// faults, and so moves the file's ctime: without this a page that was already
+// dirty would change unseen.
+func Flush(f *os.File) error {
+	err := unix.SyncFileRange(int(f.Fd()), 0, 0,
+		unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
+		err = f.Sync()
+	}
+	if err != nil {
+		return &os.PathError{Op: "flush", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// Clone makes dst share src's content by reflink; false where the file system cannot.
+func Clone(dst, src *os.File) (bool, error) {
+	err := unix.IoctlFileClone(int(dst.Fd()), int(src.Fd()))
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EXDEV),
+		errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
+		return false, nil
+	}
+	return false, &os.PathError{Op: "clone", Path: src.Name(), Err: err}
+}
+
+// Copy copies src's first size bytes into the empty file dst, holes kept.
+func Copy(ctx context.Context, dst, src *os.File, size int64) error {
+	buf := make([]byte, min(size, replication.ChunkSize))
+	for at := int64(0); at < size; {
+		start, end, err := NextData(src, at, size)
+		if err != nil {
+			return err
+		}
+		for at = start; at < end; {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			n, err := src.ReadAt(buf[:min(end-at, int64(len(buf)))], at)
+			if n == 0 {
+				return err
+			}
+			if _, err := dst.WriteAt(buf[:n], at); err != nil {
+				return err
+			}
+			at += int64(n)
+		}
+	}
+	return dst.Truncate(size)
+}

@@ -1,0 +1,173 @@
+package tree
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// Meta reads an entry but for its content: what s does not have is symlink
+// target and extended attributes.
+func (r *Root) Meta(path string, s Stat) (replication.Entry, error) {
+	e := replication.Entry{
+		Path: path, Type: s.Type(), Mode: s.Mode & 0o7777, UID: s.UID, GID: s.GID, MtimeNs: s.MtimeNs,
+	}
+	switch e.Type {
+	case replication.TypeFile:
+		e.Size = s.Size
+	case replication.TypeChar, replication.TypeBlock:
+		e.Rdev = s.Rdev
+	}
+	err := r.handle(path, func(fd int, proc string) error {
+		if e.Type == replication.TypeSymlink {
+			buf := make([]byte, unix.PathMax)
+			n, err := unix.Readlinkat(fd, "", buf)
+			if err != nil {
+				return err
+			}
+			e.Target = string(buf[:n])
+		}
+		var err error
+		e.Xattrs, err = xattrs(proc)
+		return err
+	})
+	return e, err
+}
+
+// xattrs reads all extended attributes; nil where there are none.
+func xattrs(path string) (map[string][]byte, error) {
+	list, err := sized(func(b []byte) (int, error) { return unix.Listxattr(path, b) })
+	if errors.Is(err, unix.EOPNOTSUPP) || len(list) == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m := map[string][]byte{}
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
+		v, err := sized(func(b []byte) (int, error) { return unix.Getxattr(path, name, b) })
+		if errors.Is(err, unix.ENODATA) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("attribute %q: %w", name, err)
+		}
+		m[name] = v
+	}
+	if len(m) == 0 {
+		return nil, nil
+	}
+	return m, nil
+}
+
+// sized calls f with a buffer that is large enough.
+func sized(f func([]byte) (int, error)) ([]byte, error) {
+	var small [256]byte
+	n, err := f(small[:])
+	if err == nil {
+		return bytes.Clone(small[:n]), nil
+	}
+	if !errors.Is(err, unix.ERANGE) {
+		return nil, err
+	}
+	b := make([]byte, 64<<10) // XATTR_SIZE_MAX and XATTR_LIST_MAX
+	if n, err = f(b); err != nil {
+		return nil, err
+	}
+	return bytes.Clone(b[:n]), nil
+}
+
+// SetMeta gives path the owner, mode, attributes and times of e, in the order
+// in which none undoes another: a new owner takes setuid and capabilities
+// away. What the file system or the kernel cannot take comes back as warnings.
+func (r *Root) SetMeta(path string, e *replication.Entry) (warnings []string, err error) {
+	err = r.handle(path, func(fd int, proc string) error {
+		if err := unix.Fchownat(fd, "", int(e.UID), int(e.GID), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("owner: %w", err)
+		}
+		if e.Type != replication.TypeSymlink {
+			if err := unix.Chmod(proc, e.Mode); err != nil {
+				return fmt.Errorf("mode: %w", err)
+			}
+		}
+		warnings, err = setXattrs(proc, e)
+		return err
+	})
+	if err != nil {
+		return warnings, err
+	}
+	return warnings, r.SetMtime(path, e.MtimeNs)
+}
+
+// SetMtime sets the modification time of path itself, and leaves its access time.
+func (r *Root) SetMtime(path string, ns int64) error {
+	return r.in("mtime", path, func(dirfd int, name string) error {
+		mt := unix.NsecToTimespec(ns)
+		at := unix.Timespec{Nsec: unix.UTIME_OMIT}
+		return unix.UtimesNanoAt(dirfd, name, []unix.Timespec{at, mt}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+func setXattrs(proc string, e *replication.Entry) (warnings []string, err error) {
+	have, err := xattrs(proc)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(have)) {
+		if _, ok := e.Xattrs[name]; ok || KernelLabel(name) {
+			continue
+		}
+		if err := unix.Removexattr(proc, name); err != nil && !errors.Is(err, unix.ENODATA) {
+			return warnings, fmt.Errorf("remove attribute %q: %w", name, err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.Xattrs)) {
+		v := e.Xattrs[name]
+		if old, ok := have[name]; ok && bytes.Equal(old, v) {
+			continue
+		}
+		err := unix.Setxattr(proc, name, v, 0)
+		switch {
+		case err == nil:
+		case errors.Is(err, unix.EOPNOTSUPP), KernelLabel(name):
+			warnings = append(warnings, fmt.Sprintf("%q: attribute %q cannot be set here: %v", e.Path, name, err))
+		default:
+			return warnings, fmt.Errorf("attribute %q: %w", name, err)
+		}
+	}
+	return warnings, nil
+}
+
+// KernelLabel: attributes that the kernel of a node gives out by itself. They cannot
+// be taken away, and a node without that security module may refuse them.
+func KernelLabel(name string) bool {
+	switch name {
+	case "security.selinux", "security.SMACK64", "security.ima", "security.evm":
+		return true
+	}
+	return false
+}
+
+// Equal says whether two entries are the same in everything.
+func Equal(a, b *replication.Entry) bool {
+	return SameMeta(a, b) && SameContent(a, b)
+}
+
+// SameMeta compares type, owner, mode, times and attributes; not content, and not Link.
+func SameMeta(a, b *replication.Entry) bool {
+	return a.Type == b.Type && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.MtimeNs == b.MtimeNs &&
+		maps.EqualFunc(a.Xattrs, b.Xattrs, bytes.Equal)
+}
+
+// SameContent compares all that cannot be changed by SetMeta.
+func SameContent(a, b *replication.Entry) bool {
+	return a.Type == b.Type && a.Size == b.Size && a.Rdev == b.Rdev && a.Target == b.Target && a.Link == b.Link &&
+		slices.Equal(a.Chunks, b.Chunks)
+}

@@ -1,0 +1,215 @@
+// Package treetest makes real file systems and awkward trees for tests, and
+// lets rsync judge whether two trees are the same.
+package treetest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// FileSystems are the ones volumes live on: with reflinks and without.
+var FileSystems = []string{"xfs", "ext4"}
+
+// Mount makes a file system of the kind in a loop-mounted image and gives its
+// root. It is gone after the test. Needs root.
+func Mount(t testing.TB, kind string) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("mounting an " + kind + " image needs root; run the tests as root")
+	}
+	dir := t.TempDir()
+	img, mnt := filepath.Join(dir, "img"), filepath.Join(dir, "mnt")
+	if err := os.Mkdir(mnt, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(img, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(img, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mkfs."+kind, "-q", img)
+	run(t, "mount", "-o", "loop", img, mnt)
+	t.Cleanup(func() { run(t, "umount", "-l", mnt) })
+	return mnt
+}
+
+func run(t testing.TB, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil { //nolint:gosec // fixed programs
+		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+}
+
+// Same fails the test when rsync, comparing everything it can, would change
+// anything in b to make it like a. Sockets are not compared.
+func Same(t testing.TB, a, b string) {
+	t.Helper()
+	out, err := exec.Command("rsync", "-aHAXS", "--checksum", "--modify-window=-1", "--dry-run", //nolint:gosec // fixed program
+		"--itemize-changes", "--delete", "--exclude=*.sock", a+"/", b+"/").CombinedOutput()
+	if err != nil || len(out) > 0 {
+		t.Errorf("the trees differ (%v):\n%s", err, out)
+	}
+}
+
+// Must fails the test on an error.
+func Must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Write writes a file.
+func Write(t testing.TB, path string, data []byte) {
+	t.Helper()
+	Must(t, os.WriteFile(path, data, 0o640)) //nolint:gosec // a test's file
+}
+
+// Corpus fills dir with one of everything that a volume can hold.
+func Corpus(t testing.TB, dir string) {
+	t.Helper()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	for _, d := range []string{"empty", "sub", "sub/deeper", "!first", "acl"} {
+		Must(t, os.Mkdir(in(d), 0o750))
+	}
+	Write(t, in("plain"), []byte("plain\n"))
+	Write(t, in("nothing"), nil)
+	Write(t, in("zeros"), make([]byte, 1<<17))
+	Write(t, in("large"), bytes.Repeat([]byte("0123456789abcdef"), 3<<16)) // three chunks
+	names(t, dir)
+	links(t, dir)
+	sparse(t, dir)
+	special(t, dir)
+	attributes(t, dir)
+	old := time.Date(2001, 2, 3, 4, 5, 6, 789012345, time.UTC)
+	for _, p := range []string{"plain", "sub/deeper", "empty"} {
+		Must(t, os.Chtimes(in(p), old, old))
+	}
+	Must(t, os.Chtimes(in("zeros"), old, time.Date(1950, 1, 1, 0, 0, 0, 0, time.UTC)))
+	Must(t, os.Chmod(dir, 0o2771))
+	Must(t, os.Chown(dir, 33, 44))
+}
+
+func names(t testing.TB, dir string) {
+	t.Helper()
+	for _, n := range []string{
+		"space and\nnewline", "\xff\xfe\x80not utf8", "ünïcödé", "-dash", "*?[a]", "\\back\"quote'", ".hidden", "...", "a\x01b",
+		strings.Repeat("n", 255), strings.Repeat("é", 127), "sub-after", "sub/x",
+	} {
+		Write(t, filepath.Join(dir, n), []byte(n))
+	}
+	deep := dir
+	for len(deep) < 3600 {
+		deep = filepath.Join(deep, strings.Repeat("d", 200))
+		Must(t, os.Mkdir(deep, 0o700))
+	}
+	Write(t, filepath.Join(deep, "bottom"), []byte("bottom"))
+}
+
+func links(t testing.TB, dir string) {
+	t.Helper()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	Must(t, os.Link(in("plain"), in("sub/hard")))
+	Must(t, os.Link(in("plain"), in("!first/hard")))
+	for name, target := range map[string]string{
+		"sym": "plain", "sub/up": "../plain", "escape": "../../../../etc/passwd", "absolute": "/etc/passwd",
+		"dangling": "no\xffwhere", "loop": "loop", "symdir": "sub", "long": strings.Repeat("t", 1000),
+	} {
+		Must(t, os.Symlink(target, in(name)))
+	}
+	Must(t, os.Link(in("sym"), in("sym-hard")))
+	Must(t, os.Lchown(in("sym"), 5, 6))
+}
+
+func sparse(t testing.TB, dir string) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "sparse"))
+	Must(t, err)
+	for _, at := range []int64{1 << 16, 5<<20 + 12345, 9 << 20} {
+		_, err := f.WriteAt([]byte("island"), at)
+		Must(t, err)
+	}
+	Must(t, f.Truncate(16<<20+1))
+	Must(t, f.Close())
+	Write(t, filepath.Join(dir, "hole"), nil)
+	Must(t, os.Truncate(filepath.Join(dir, "hole"), 32<<20))
+}
+
+func special(t testing.TB, dir string) {
+	t.Helper()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	Must(t, unix.Mkfifo(in("fifo"), 0o640))
+	Must(t, unix.Mknod(in("char"), unix.S_IFCHR|0o620, int(unix.Mkdev(1, 3))))
+	Must(t, unix.Mknod(in("block"), unix.S_IFBLK|0o660, int(unix.Mkdev(259, 1<<18-1))))
+	Must(t, os.Link(in("fifo"), in("fifo-hard")))
+	// The path of a socket is short: bind in the directory.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: short(t, dir) + "/a.sock"})
+	Must(t, err)
+	l.SetUnlinkOnClose(false)
+	Must(t, l.Close())
+	Must(t, os.Chown(in("fifo"), 1234567, 7654321))
+	Write(t, in("suid"), []byte("x"))
+	Must(t, os.Chown(in("suid"), 99, 98))
+	Must(t, unix.Chmod(in("suid"), 0o6755))
+	Must(t, unix.Chmod(in("empty"), 0o1777))
+	Write(t, in("unreadable"), []byte("secret"))
+	Must(t, os.Chmod(in("unreadable"), 0))
+}
+
+// short is a path to dir that fits into a socket address.
+func short(t testing.TB, dir string) string {
+	t.Helper()
+	tmp, err := os.MkdirTemp("", "s") //nolint:usetesting // t.TempDir is too long
+	Must(t, err)
+	t.Cleanup(func() { Must(t, os.RemoveAll(tmp)) })
+	Must(t, os.Symlink(dir, filepath.Join(tmp, "d")))
+	return filepath.Join(tmp, "d")
+}
+
+func attributes(t testing.TB, dir string) {
+	t.Helper()
+	set := func(name, attr string, v []byte) {
+		t.Helper()
+		Must(t, unix.Lsetxattr(filepath.Join(dir, name), attr, v, 0))
+	}
+	set("plain", "user.note", []byte("a note\x00with NUL"))
+	set("plain", "user.empty", nil)
+	set("plain", "user.\xff\xfe", []byte("odd name"))
+	set("sub", "user.big", bytes.Repeat([]byte("v"), 2000))
+	set("sub", "trusted.secret", []byte("t"))
+	set("sym", "trusted.onlink", []byte("l"))
+	set("fifo", "trusted.onfifo", []byte("f"))
+	Write(t, filepath.Join(dir, "ping"), []byte("#!"))
+	capability := []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} // cap_net_raw=ep
+	set("ping", "security.capability", capability)
+	set("acl", "system.posix_acl_default", ACL(7, 5, 0))
+	set("acl", "system.posix_acl_access", ACL(7, 5, 4))
+	Write(t, filepath.Join(dir, "acl", "inherits"), []byte("x"))
+	Write(t, filepath.Join(dir, "acl", "plain"), []byte("x"))
+	Must(t, unix.Removexattr(filepath.Join(dir, "acl", "plain"), "system.posix_acl_access"))
+}
+
+// ACL is a POSIX ACL in its attribute form (linux/posix_acl_xattr.h), with the
+// permissions of owner, group and mask, and others, and a named user.
+func ACL(owner, group, other uint16) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, 2)
+	for _, e := range []struct {
+		tag, perm uint16
+		id        uint32
+	}{{1, owner, 1<<32 - 1}, {2, 6, 4711}, {4, group, 1<<32 - 1}, {0x10, group, 1<<32 - 1}, {0x20, other, 1<<32 - 1}} {
+		b = binary.LittleEndian.AppendUint16(b, e.tag)
+		b = binary.LittleEndian.AppendUint16(b, e.perm)
+		b = binary.LittleEndian.AppendUint32(b, e.id)
+	}
+	return b
+}
