@@ -119,9 +119,7 @@ func (m *Manager) addAll(ctx context.Context, places []located, opts AddOptions)
 			err = m.kernel.replace(a)
 		}
 		if err != nil {
-			return nil, errors.Join(
-				api.Errorf(api.KindGeneric, "see the agent's journal and `ip address show dev "+p.NIC+"`", "virtual IP %s was not added: %w", p.Address, err),
-				m.rollback(added))
+			return nil, errors.Join(fmt.Errorf("virtual IP %s was not added: %w", p.Address, err), m.rollback(added))
 		}
 		if _, was := find(have, p.link.Index, p.IP()); !was {
 			added = append(added, a)

@@ -313,6 +313,7 @@ func TestRenewTooLateBringsNothingBack(t *testing.T) {
 		if err := m.Add(t.Context(), []Address{vip4}, AddOptions{Lease: 10 * time.Second}); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
 		f.mu.Lock()
 		f.slow = 11 * time.Second
 		f.mu.Unlock()

@@ -2,6 +2,7 @@ package vip
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -106,13 +107,14 @@ func (m *Manager) probeOn(ctx context.Context, g probeGroup, addrs []located, li
 // awaitClaim reads until the deadline and returns a DuplicateError when
 // a MAC that is none of ours claims one of the addresses.
 func awaitClaim(ctx context.Context, w wire, until time.Time, byIP map[netip.Addr]Address, links []link) error {
+	atDeadline := error(nil)
 	if d, ok := ctx.Deadline(); ok && d.Before(until) {
-		until = d
+		until, atDeadline = d, context.DeadlineExceeded
 	}
 	for {
 		f, err := w.recv(until)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return ctx.Err()
+			return cmp.Or(ctx.Err(), atDeadline)
 		}
 		if err != nil {
 			return err

@@ -18,6 +18,7 @@ func TestResolve(t *testing.T) {
 	f.give(4, "198.51.100.1/24")
 	f.give(2, "198.51.100.2/24")
 	f.give(4, "192.0.2.50/24") // a virtual IP a predecessor left
+	f.list[len(f.list)-1].Proto = Mark
 	f.setLink("eth0", false)
 	m := New(Options{kernel: f})
 	defer m.Close()

@@ -82,6 +82,7 @@ func TestWatchOverflow(t *testing.T) {
 		if err := m.Add(t.Context(), []Address{vip4}, AddOptions{}); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
 		f.mu.Lock()
 		f.fail["subscribe"] = errors.New("planted")
 		f.mu.Unlock()
