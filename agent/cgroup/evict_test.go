@@ -3,6 +3,7 @@ package cgroup
 import (
 	"context"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,6 +16,19 @@ func soon(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// awaitGone waits for a process that has let go of everything to be a zombie.
+func awaitGone(t *testing.T, pids ...int) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if !slices.ContainsFunc(pids, func(pid int) bool { return !isGone(pid) }) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("one of the processes %v is left", pids)
+		}
+	}
 }
 
 func isGone(pid int) bool {
@@ -38,9 +52,7 @@ func TestKillAlsoWhatIsBelowAndFrozen(t *testing.T) {
 	if alive, err := Alive(top); alive || err != nil {
 		t.Errorf("alive: %v, %v", alive, err)
 	}
-	if !isGone(p.Process.Pid) || !isGone(q.Process.Pid) {
-		t.Error("a process is left")
-	}
+	awaitGone(t, p.Process.Pid, q.Process.Pid)
 	if err := Kill(soon(t), top+"/nothing"); err != nil {
 		t.Errorf("a cgroup that is not there: %v", err)
 	}
@@ -59,9 +71,7 @@ func TestKillBySignal(t *testing.T) {
 	list(strconv.Itoa(p.Process.Pid) + "\n999999999\n")
 	done := make(chan error, 1)
 	go func() { done <- Kill(soon(t), dir) }()
-	for !isGone(p.Process.Pid) {
-		time.Sleep(time.Millisecond)
-	}
+	awaitGone(t, p.Process.Pid)
 	list("")
 	if err := <-done; err != nil {
 		t.Fatal(err)
@@ -93,9 +103,7 @@ func TestEvict(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !isGone(m.init) || !isGone(m.cmd.Process.Pid) {
-				t.Error("a process is left")
-			}
+			awaitGone(t, m.init, m.cmd.Process.Pid)
 			if isGone(other.Process.Pid) {
 				t.Error("another container was ended")
 			}
@@ -118,7 +126,8 @@ func TestEvictByRecordedID(t *testing.T) {
 	p := in(t, mkdir(t, top, "machine.slice", "libpod-"+ids[0]+".scope", "container"), "sleep", "100")
 	h := NewHost(Options{Root: top, Storage: []string{}})
 	ev, err := h.Evict(soon(t), EvictRequest{Names: []string{"web"}, IDs: []string{ids[0]}})
-	if err != nil || !isGone(p.Process.Pid) || !strings.Contains(ev.String(), "sleep") {
+	awaitGone(t, p.Process.Pid)
+	if err != nil || !strings.Contains(ev.String(), "sleep") {
 		t.Errorf("%v, %v", ev, err)
 	}
 }
@@ -142,9 +151,7 @@ func TestEvictWithoutCgroup(t *testing.T) {
 	if _, err := h.Evict(soon(t), EvictRequest{Names: []string{"nocgroup"}}); err != nil {
 		t.Fatal(err)
 	}
-	if !isGone(m.init) || !isGone(m.cmd.Process.Pid) {
-		t.Error("a process is left")
-	}
+	awaitGone(t, m.init, m.cmd.Process.Pid)
 }
 
 func TestEvictIsBounded(t *testing.T) {

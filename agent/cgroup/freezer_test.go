@@ -256,9 +256,7 @@ func TestAgentKilled(t *testing.T) {
 			cmd.Process.Kill()
 			awaitThawed(t, a)
 			awaitThawed(t, b)
-			for !isGone(guard) { // the guard has nothing left to live for
-				time.Sleep(time.Millisecond)
-			}
+			awaitGone(t, guard) // it has nothing left to live for
 			if _, err := ThawAll(run); err != nil || len(records(t, run)) != 0 {
 				t.Errorf("%v, %v", err, records(t, run))
 			}
@@ -301,9 +299,7 @@ func TestBothKilled(t *testing.T) {
 	cmd.Process.Signal(syscall.SIGSTOP)
 	cmd.Process.Kill()
 	cmd.Wait()
-	if !isGone(guard) {
-		t.Fatal("the guard lives")
-	}
+	awaitGone(t, guard)
 	// Between the two kills the agent may itself have noticed the guard's death.
 	if err := errors.Join(freeze(a), freeze(b)); err != nil {
 		t.Fatal(err)

@@ -34,7 +34,12 @@ func TestV1Freezer(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	reaped := make(chan struct{})
+	go func() { // v1 counts a zombie as a member
+		defer close(reaped)
+		cmd.Wait()
+	}()
+	t.Cleanup(func() { cmd.Process.Kill(); <-reaped })
 	if err := writeFile(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(cmd.Process.Pid)); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +62,6 @@ func TestV1Freezer(t *testing.T) {
 	if alive, err := Alive(dir); !alive || err != nil {
 		t.Errorf("alive: %v, %v", alive, err)
 	}
-	go cmd.Wait()                              // v1 counts a zombie as a member
 	if err := Kill(soon(t), dir); err != nil { // a frozen process dies only when thawed
 		t.Fatal(err)
 	}
