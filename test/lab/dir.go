@@ -55,6 +55,8 @@ type stateOptions struct {
 	FS    string        `json:"fs"`
 	Disk  int64         `json:"disk_bytes"`
 	Token time.Duration `json:"token_ns"`
+
+	KeepUnsynced bool `json:"keep_unsynced"`
 }
 
 func (d dir) writeState(s state) error {

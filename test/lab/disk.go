@@ -131,3 +131,26 @@ func detachLoops(dir string) error {
 	}
 	return errs
 }
+
+// Shutting a file system down is the same request on XFS and ext4: XFS_IOC_GOINGDOWN and
+// EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32). The flag drops the log in memory too.
+const (
+	ioctlShutdown      = 0x8004587d
+	shutdownNoLogFlush = 2
+)
+
+// openDisk opens the disk that the node with this PID 1 has mounted. While the file is open the file
+// system stays mounted, also when the node's namespaces are gone.
+func openDisk(pid1 process) (*os.File, error) {
+	return os.Open(fmt.Sprintf("/proc/%d/root/mnt/disk", pid1.PID))
+}
+
+// loseUnsynced makes the file system forget what was not synced, as a disk without power does. The next
+// mount recovers from the log.
+func loseUnsynced(disk *os.File) error {
+	err := unix.IoctlSetPointerInt(int(disk.Fd()), ioctlShutdown, shutdownNoLogFlush)
+	if err != nil && !errors.Is(err, unix.EIO) {
+		return fmt.Errorf("shut the disk's file system down: %w", err)
+	}
+	return nil
+}

@@ -6,8 +6,9 @@
 // namespace, firewall or Podman. Power can be cut and restored, cables cut in one or both directions,
 // nodes frozen; fencing is real and served by the lab's supervisor.
 //
-// What a power cut here cannot show: the kernel is shared and stays alive, so pages that a dead node
-// had written but not synced still reach its disk. A paused node's kernel still answers ARP and ping.
+// A power cut loses what a node had not synced on its disk (containers' storage and Understudy's
+// store); what it had written to the rest of its root file system stays. The kernel is the machine's:
+// a paused node's kernel still answers ARP and ping.
 //
 // Where things are:
 //   - lab.go: Up, Attach, Down; leftovers.go finds and removes what a killed run left behind

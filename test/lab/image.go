@@ -76,7 +76,7 @@ func Image(ctx context.Context, name string) (string, error) {
 	return path, nil
 }
 
-// LoadImage loads an image into the node's Podman as localhost/NAME:1.
+// LoadImage loads an image into the node's Podman as localhost/NAME:1, so that a power cut does not lose it.
 func (n *Node) LoadImage(ctx context.Context, name string) error {
 	path, err := Image(ctx, name)
 	if err != nil {
@@ -90,7 +90,7 @@ func (n *Node) LoadImage(ctx context.Context, name string) error {
 	if _, err := n.exec(ctx, f, "podman", "load", "-q"); err != nil {
 		return fmt.Errorf("load image %s: %w", name, err)
 	}
-	return nil
+	return n.Sync(ctx)
 }
 
 // busyboxLayer is the bottom layer of all small images, so that they share it.

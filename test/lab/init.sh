@@ -6,7 +6,9 @@ set -euo pipefail
 name=$1 root=$2 dir=$3 share=$4 disk=$5 fs=$6
 
 mount --make-rprivate /
-mount -t overlay overlay -o "lowerdir=$root,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
+# Volatile: the end of the node must not wait for its root file system to be written back.
+rm -rf "$dir/work/work/incompat"
+mount -t overlay overlay -o "volatile,lowerdir=$root,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
 cd "$dir/root"
 
 mount -t proc proc proc

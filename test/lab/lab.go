@@ -67,7 +67,7 @@ func up(ctx context.Context, o Options, daemon bool) (_ *Lab, err error) {
 		return nil, err
 	}
 	l := newLab(d, state{
-		Options: stateOptions{Name: o.Name, Nodes: o.Nodes, FS: o.FS, Disk: o.DiskSize, Token: o.Token},
+		Options: stateOptions{Name: o.Name, Nodes: o.Nodes, FS: o.FS, Disk: o.DiskSize, Token: o.Token, KeepUnsynced: o.KeepUnsynced},
 		Root:    root, Owner: self, Daemon: daemon, Created: time.Now(),
 	}, say)
 	l.lock = lk

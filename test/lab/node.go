@@ -47,6 +47,10 @@ func (n *Node) Running() bool { return n.pid1().alive() }
 
 // PowerOff pulls the cord: the cable is cut and every process of the node dies at once, without
 // warning. It returns when none is left. A node that is off stays so.
+//
+// What was written below /var/lib/containers and /var/lib/understudy and not synced is lost, unless
+// Options.KeepUnsynced says otherwise: call Sync after a set-up that must survive. The rest of the
+// node's file system keeps everything.
 func (n *Node) PowerOff(ctx context.Context) error { return n.powerOff(ctx, "lab") }
 
 func (n *Node) powerOff(ctx context.Context, by string) error {
@@ -73,7 +77,15 @@ func (n *Node) cutPower(ctx context.Context) error {
 	defer cancel()
 	err := n.lab.dir.cable(ctx, n.name, false)
 	p := n.pid1()
+	disk, e := openDisk(p)
+	if e == nil {
+		// Held open, the disk is not unmounted by the node's end: that would write everything back.
+		defer disk.Close()
+	}
 	err = errors.Join(err, p.signal(sigKill), n.cgroup().kill())
+	if disk != nil && !n.lab.st.Options.KeepUnsynced {
+		err = errors.Join(err, loseUnsynced(disk))
+	}
 	if err != nil {
 		return err
 	}
@@ -89,6 +101,12 @@ func (n *Node) cutPower(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Sync makes what was written on the node's disk durable.
+func (n *Node) Sync(ctx context.Context) error {
+	_, err := n.Exec(ctx, "sync", "--file-system", "/mnt/disk")
+	return err
 }
 
 // Reset cuts the power and boots the node again.

@@ -26,6 +26,8 @@ type Options struct {
 	Token   time.Duration
 	// ManualBoot leaves a node off after it was fenced with "reboot"; see Lab.SetAutoBoot.
 	ManualBoot bool
+	// KeepUnsynced keeps what a node had written but not synced when its power is cut.
+	KeepUnsynced bool
 	// Out receives progress, one line a step; nil discards it.
 	Out io.Writer
 }

@@ -26,6 +26,7 @@ func upFlags(f *pflag.FlagSet) {
 	f.String("deb", "", "package `file` to install on every node")
 	f.Bool("cluster", false, "start a cluster with fencing")
 	f.Duration("token", time.Second, "Corosync's token timeout")
+	f.Bool("keep-unsynced", false, "keep what a node has not synced when its power is cut")
 	f.Bool("manual-boot", false, "leave a fenced node off")
 }
 
@@ -39,6 +40,7 @@ func optionsOf(c *cobra.Command) lab.Options {
 	o.Cluster, _ = f.GetBool("cluster")
 	o.Token, _ = f.GetDuration("token")
 	o.ManualBoot, _ = f.GetBool("manual-boot")
+	o.KeepUnsynced, _ = f.GetBool("keep-unsynced")
 	return o
 }
 
