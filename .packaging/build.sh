@@ -3,6 +3,8 @@
 # build/understudy-VERSION-1.ARCH.rpm. Run it from anywhere; `make package` does.
 #   FORMATS="deb rpm"   which packages
 #   OUT=build           where to
+#   VERSION=            what the binaries call themselves (the package's version)
+#   BIN=                a directory with binaries that are built already
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -32,16 +34,18 @@ complete() {
     "$BUILD/native" completion "$1" >"$2" 2>/dev/null || { say "no completion for $1"; rm -f "$2"; }
 }
 
-VERSION=${VERSION:-$(version)}
-export VERSION
+PACKAGE_VERSION=$(version)
+export PACKAGE_VERSION
+VERSION=${VERSION:-$PACKAGE_VERSION}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
 
-say "building understudy $VERSION for $GOARCH"
+say "understudy $PACKAGE_VERSION for $GOARCH"
 rm -rf "$BUILD"
 mkdir -p "$BUILD"
 ldflags="-s -w -X github.com/understudy-ha/understudy/agent/api.Software=$VERSION"
 for cmd in understudy understudy-ocf; do
+    [ -z "${BIN:-}" ] || { cp "$BIN/$cmd" "$BUILD/$cmd"; continue; }
     GOFLAGS= CGO_ENABLED=0 GOOS=linux go build -trimpath -tags "$TAGS" -ldflags "$ldflags" -o "$BUILD/$cmd" "./cmd/$cmd"
 done
 

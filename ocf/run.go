@@ -46,8 +46,8 @@ type Options struct {
 	Stdout io.Writer                 // meta-data and usage; nil: os.Stdout
 	Stderr io.Writer                 // problems and the exit reason; nil: os.Stderr
 
-	// Evict stops a service without the agent: the service's name is appended,
-	// the operation's environment passed on. Exit code 0 says that nothing is left.
+	// Evict stops a service without the agent; --timeout=DURATION and the service's
+	// name are appended. Exit code 0 says that nothing is left.
 	Evict []string // nil: /usr/bin/understudy evict
 	// ClearScore takes back this node's promotion score.
 	ClearScore []string // nil: crm_attribute --promotion -D

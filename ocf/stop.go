@@ -2,24 +2,16 @@ package ocf
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
-)
-
-// Variables that tell `understudy evict` what the parameters say, for a service
-// of which nothing was recorded, and by when (Unix milliseconds) to be done.
-const (
-	EvictSpecEnv     = "UNDERSTUDY_SPEC"
-	EvictDeadlineEnv = "UNDERSTUDY_DEADLINE"
 )
 
 // stopPatience is how long stop waits for an agent that is away.
@@ -85,6 +77,10 @@ func (a *act) stopAlone(ctx context.Context, rec api.LocalRecord, legible bool, 
 		a.reason("%s could not be stopped: %v; the agent: %v", a.spec.Service, err, cause)
 		return ErrGeneric
 	}
+	// A record that stayed would make the next probe see a failed active service.
+	if err := os.Remove(api.RecordPath(a.RunDir, a.spec.Service)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.warn("what the agent left could not be removed: %v", err)
+	}
 	return Success
 }
 
@@ -100,32 +96,25 @@ func (a *act) nothingLeft(rec api.LocalRecord) error {
 }
 
 func (a *act) evict(ctx context.Context) error {
-	spec, err := json.Marshal(a.spec)
-	if err != nil {
-		return err
-	}
-	env := []string{EvictSpecEnv + "=" + string(spec)}
-	if deadline, ok := ctx.Deadline(); ok {
-		env = append(env, EvictDeadlineEnv+"="+strconv.FormatInt(deadline.UnixMilli(), 10))
-	}
-	return a.exec(ctx, env, append(append([]string{}, a.Evict...), a.spec.Service)...)
+	argv := append(slices.Clone(a.Evict), "--timeout="+remaining(ctx).String(), a.spec.Service)
+	return a.exec(ctx, argv...)
 }
 
 func (a *act) clearScore(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, clearWithin)
 	defer cancel()
-	return a.exec(ctx, nil, a.ClearScore...)
+	return a.exec(ctx, a.ClearScore...)
 }
 
 // exec runs a command with the operation's environment; its last line says what
 // went wrong. It is killed at the deadline.
-func (a *act) exec(ctx context.Context, env []string, argv ...string) error {
+func (a *act) exec(ctx context.Context, argv ...string) error {
 	if a.env.PretendAbsent {
 		return fs.ErrNotExist
 	}
 	var out strings.Builder
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = append(append(append([]string{}, a.env.environ...), "OCF_RESOURCE_INSTANCE="+a.env.Service), env...)
+	cmd.Env = append(slices.Clone(a.env.environ), "OCF_RESOURCE_INSTANCE="+a.env.Service)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = 100 * time.Millisecond // a grandchild may keep the pipe open
 	err := cmd.Run()
