@@ -267,11 +267,6 @@ func checkSpec(s *specgen.SpecGenerator, d *define.InspectContainerData) []Probl
 	if len(s.ArtifactVolumes) > 0 {
 		out = append(out, Problem{What: "it mounts an artifact, which is not carried yet", Next: "use a volume"})
 	}
-	for _, v := range s.Volumes {
-		if v.Name == "" && !v.IsAnonymous {
-			out = append(out, Problem{What: "it has a volume without a name at " + v.Dest, Next: "name it: --volume NAME:" + v.Dest})
-		}
-	}
 	for _, port := range s.PortMappings {
 		if port.HostPort == 0 {
 			out = append(out, Problem{

@@ -105,15 +105,41 @@ func imageDef(img *types.ImageInspectReport) ImageDef {
 
 // ExportOCI writes the image as an OCI archive (a tar) with its layers
 // uncompressed: layers that the receiver has can be left out of such an archive,
-// and it still loads there. Names do not travel in it: see Tag. Podman writes the
-// whole archive to its temporary directory before the first byte comes; ctx's
-// deadline is the only limit.
+// and it still loads there, with the same ID. An image in Docker's format stays in
+// it (see relayout). Names do not travel: see Tag. Podman writes the whole archive
+// to its temporary directory before the first byte comes; ctx's deadline is the
+// only limit.
 func (c *Client) ExportOCI(ctx context.Context, id string, w io.Writer) error {
-	format, plain := "oci-archive", true
+	img, err := c.inspectImage(ctx, id)
+	if err != nil {
+		return err
+	}
 	g := &gate{w: w}
 	defer g.shut()
+	if img.ManifestType != dockerManifest {
+		return c.export(ctx, img.ID, "oci-archive", g)
+	}
+	pr, pw := io.Pipe()
+	converted := make(chan error, 1)
+	if !c.spawn(func() {
+		err := relayout(pr, g)
+		pr.CloseWithError(err) // ends the export when the conversion fails
+		converted <- err
+	}) {
+		return ErrClosed
+	}
+	err = c.export(ctx, img.ID, "docker-archive", pw)
+	pw.CloseWithError(err)
+	if cerr := <-converted; err == nil {
+		err = cerr
+	}
+	return err
+}
+
+func (c *Client) export(ctx context.Context, id, format string, w io.Writer) error {
+	plain := true
 	return do(unbounded(ctx), c, "export image "+id, func(ctx context.Context) error {
-		return images.Export(ctx, []string{id}, g, &images.ExportOptions{
+		return images.Export(ctx, []string{id}, w, &images.ExportOptions{
 			Format: &format, OciAcceptUncompressedLayers: &plain,
 		})
 	})

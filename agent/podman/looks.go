@@ -47,10 +47,15 @@ func looksOf(d *define.InspectContainerData) (json.RawMessage, error) {
 		plainBinds(host, d)
 	}
 	if cfg, ok := m["Config"].(map[string]any); ok {
-		if h, _ := cfg["Hostname"].(string); h != "" && strings.HasPrefix(d.ID, h) {
+		asked := askedFor(d.Config.CreateCommand)
+		if !asked.hostname {
 			delete(cfg, "Hostname")
 		}
-		cfg["Env"] = sortedEnv(cfg["Env"], d.ID)
+		cfg["Env"] = asked.env(cfg["Env"])
+		dropRunning(cfg["Annotations"])
+		if host, ok := m["HostConfig"].(map[string]any); ok {
+			dropRunning(host["Annotations"])
+		}
 	}
 	m["Mounts"] = plainMounts(m["Mounts"])
 	m["NetworkSettings"] = map[string]any{"Networks": plainNetworks(d), "Ports": portsOf(d)}
@@ -65,8 +70,7 @@ func drop(m map[string]any, keys []string) {
 
 // chosenUlimits are the limits that the create command asks for: others are the node's.
 func chosenUlimits(d *define.InspectContainerData) any {
-	asked := strings.Contains(strings.Join(d.Config.CreateCommand, " "), "--ulimit")
-	if !asked {
+	if p, _ := parseCommand(d.Config.CreateCommand); p == nil || !p.changed["ulimit"] {
 		return nil
 	}
 	limits := slices.Clone(d.HostConfig.Ulimits)
@@ -81,19 +85,52 @@ func plainBinds(host map[string]any, d *define.InspectContainerData) {
 	host["Binds"] = binds
 }
 
-// sortedEnv drops the order, and the hostname that Podman makes of the ID.
-func sortedEnv(v any, id string) []string {
+// asked is what of a container's identity the create command chose; the rest is
+// made up by Podman from the ID or the node's name, some of it only at the start.
+type asked struct {
+	hostname bool
+	vars     map[string]bool
+}
+
+func askedFor(command []string) asked {
+	a := asked{vars: map[string]bool{}}
+	p, _ := parseCommand(command)
+	if p == nil {
+		return a
+	}
+	a.hostname = p.options.Hostname != ""
+	a.vars["HOSTNAME"] = a.hostname
+	for _, e := range p.plain.env {
+		name, _, _ := strings.Cut(e, "=")
+		a.vars[name] = true
+	}
+	return a
+}
+
+// env drops the order, and the variables that Podman makes up.
+func (a asked) env(v any) []string {
 	list, _ := v.([]any)
 	var out []string
 	for _, e := range list {
 		s := fmt.Sprint(e)
-		if h, ok := strings.CutPrefix(s, "HOSTNAME="); ok && h != "" && strings.HasPrefix(id, h) {
+		name, _, _ := strings.Cut(s, "=")
+		if (name == "HOSTNAME" || name == "HOME" || name == "TERM") && !a.vars[name] {
 			continue
 		}
 		out = append(out, s)
 	}
 	slices.Sort(out)
 	return out
+}
+
+// dropRunning removes annotations that a container has only once it was started.
+func dropRunning(v any) {
+	m, _ := v.(map[string]any)
+	for k := range m {
+		if k == "io.container.manager" || k == "org.opencontainers.image.stopSignal" || strings.HasPrefix(k, "org.systemd.property.") {
+			delete(m, k)
+		}
+	}
 }
 
 // plainMounts orders mounts by destination and drops where a volume lies on the node.

@@ -3,11 +3,13 @@ package podman
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/containers/podman/v5/libpod/define"
 	"github.com/containers/podman/v5/pkg/specgen"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	nettypes "go.podman.io/common/libnetwork/types"
 )
 
@@ -34,7 +36,9 @@ func buildSpec(d *define.InspectContainerData) (*specgen.SpecGenerator, []Proble
 			What: "its create command cannot be read: " + err.Error(), Next: "make the container again",
 		}))
 	}
+	p.annotations(s, d)
 	problems = append(problems, adopt(s, d)...)
+	canonical(s)
 	problems = append(problems, checkSpec(s, d)...)
 	if fatal(problems) {
 		return nil, named(d.Name, problems)
@@ -60,6 +64,23 @@ func adopt(s *specgen.SpecGenerator, d *define.InspectContainerData) []Problem {
 		s.LogConfiguration.Driver = l.Type
 	}
 	return adoptNetworks(s, d)
+}
+
+// annotations that Podman's parser adds by itself depend on its version: kept are
+// the operator's and those that the container has.
+func (p *parsed) annotations(s *specgen.SpecGenerator, d *define.InspectContainerData) {
+	maps.DeleteFunc(s.Annotations, func(key, _ string) bool {
+		if _, has := d.Config.Annotations[key]; has {
+			return false
+		}
+		return !slices.ContainsFunc(p.options.Annotation, func(a string) bool { return strings.HasPrefix(a, key+"=") })
+	})
+}
+
+// canonical puts what the parsers keep in maps into one order.
+func canonical(s *specgen.SpecGenerator) {
+	slices.SortFunc(s.Mounts, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
+	slices.SortFunc(s.Volumes, func(a, b *specgen.NamedVolume) int { return strings.Compare(a.Dest, b.Dest) })
 }
 
 // adoptNetworks: the networks are those the container is in, their options those
