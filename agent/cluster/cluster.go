@@ -1,0 +1,68 @@
+package cluster
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Options set a Cluster up.
+type Options struct {
+	Node    string        // this node's name, as Pacemaker has it
+	Runner  Runner        // nil: Exec
+	Timeout time.Duration // of each command; 0: 5 s
+	Log     *slog.Logger
+	Now     func() time.Time
+	Pause   func(ctx context.Context, attempt int) error // between two attempts of Reserve; nil: a random short while
+}
+
+// Cluster talks to Pacemaker on this node. Its methods may be called concurrently.
+type Cluster struct {
+	opts Options
+
+	mu     sync.Mutex
+	scores map[string]written // by service: what the attribute daemon was told last
+}
+
+// New makes a Cluster; it runs nothing yet.
+func New(o Options) *Cluster {
+	if o.Runner == nil {
+		o.Runner = Exec{}
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 5 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Pause == nil {
+		o.Pause = pause
+	}
+	return &Cluster{opts: o, scores: map[string]written{}}
+}
+
+// pause keeps two nodes that collided from colliding again.
+func pause(ctx context.Context, attempt int) error {
+	limit := 20 * time.Millisecond << min(attempt, 5)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(rand.N(limit)):
+		return nil
+	}
+}
+
+// NodeName asks Pacemaker for this node's name, which the configuration must match.
+func (c *Cluster) NodeName(ctx context.Context) (string, error) {
+	out, err := c.run(ctx, "ask Pacemaker for this node's name", "crm_node", "--name")
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(out)), nil
+}
