@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"regexp"
 	"slices"
 	"strings"
@@ -268,6 +269,13 @@ func checkSpec(s *specgen.SpecGenerator, d *define.InspectContainerData) []Probl
 		out = append(out, Problem{What: "it mounts an artifact, which is not carried yet", Next: "use a volume"})
 	}
 	for _, port := range s.PortMappings {
+		if ip := net.ParseIP(port.HostIP); ip != nil && !ip.IsUnspecified() && !ip.IsLoopback() {
+			out = append(out, Problem{
+				What:    fmt.Sprintf("it publishes port %d on the address %s only: where that is not, it cannot be initialised ahead of a takeover", port.ContainerPort, port.HostIP),
+				Next:    "publish on all addresses, or set net.ipv4.ip_nonlocal_bind=1 (net.ipv6.ip_nonlocal_bind=1) on every node",
+				Warning: true,
+			})
+		}
 		if port.HostPort == 0 {
 			out = append(out, Problem{
 				What: fmt.Sprintf("it publishes port %d on a host port that Podman chose: another on the other node", port.ContainerPort),

@@ -20,12 +20,16 @@
 // the flags that are understood are listed in flags.go, and any other is refused
 // by name ([Client.Check]), for a definition that is nearly right is worse than none.
 //
-// Two things about initialised containers on a standby:
+// Three things about initialised containers on a standby:
 //
-//   - The first init of a container mounts its volumes: Podman may then copy the
-//     image's content into an empty volume and set the owner of the volume's root.
-//     Initialise once after Realise and before the first generation is applied.
+//   - A volume's first mount ever, by a first init, makes Podman copy the image's
+//     content into it if it is empty, and set the owner of its root (seen with
+//     5.4.2; later mounts leave even an empty volume alone). So initialise once
+//     after Realise has made a volume, and look at the whole tree when applying after that.
 //   - An initialised container has its volumes mounted. Change files below a
 //     volume's directory as you like; replace the directory itself (`_data`) and
 //     the container goes on seeing the old one until [Client.Uninit].
+//   - A port that is published on one address can be bound only where that address
+//     is: Init fails on a standby if it is the virtual one, unless
+//     net.ipv4.ip_nonlocal_bind is set. Such a container starts cold, after the address came.
 package podman

@@ -1,9 +1,11 @@
 package podman
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,6 +65,7 @@ var parity = []struct {
 	{"p-hostnet", []string{"run", "-d", "--name", "p-hostnet", "--network=host", "--pid", "host", "--ipc", "host", image, "sleep", "1000"}},
 	{"p-none", []string{"create", "--name", "p-none", "--network=none", "-it", image, "sh"}},
 	{"p-later", []string{"run", "-d", "--name", "p-later", "--restart=always", image, "sleep", "1000"}},
+	{"p-short", []string{"create", "--name", "p-short", "busybox:1", "sleep", "1000"}},
 	{"p-misc", []string{"--log-level=error", "container", "create", "--name", "p-misc", "--log-opt", "max-size=10mb", "--pids-limit", "-1", "--sysctl", "net.ipv4.ip_unprivileged_port_start=80", "--group-add", "10,20", "--systemd=false", "--pull=never", "-q", "--http-proxy=false", "--no-hosts", "--cgroupns", "private", image, "sh", "-c", "sleep 1000 -x"}},
 }
 
@@ -149,6 +152,9 @@ func TestNodeReplica(t *testing.T) {
 	}
 	if _, err := c.Load(ctx, filepath.Join(os.Getenv(envDir), "image.tar"), strings.Repeat("0", 64)); err == nil {
 		t.Error("Load took another image than it was asked for")
+	}
+	if id, err := c.Load(ctx, thin(t, "image.tar"), def.Images[0].ID); err != nil || id != def.Images[0].ID {
+		t.Errorf("Load of an archive without the layers that are here: %s, %v", id, err)
 	}
 	layers, err := c.Layers(ctx)
 	if err != nil || len(layers) == 0 || !strings.HasPrefix(layers[0], "sha256:") {
@@ -356,6 +362,51 @@ func TestNodeRefuses(t *testing.T) {
 		}
 		podman(t, "rm", "-v", tc.name)
 	}
+}
+
+// thin leaves the largest blob out of an archive: the layer of an image that has one.
+func thin(t *testing.T, name string) string {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(os.Getenv(envDir), name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	largest := ""
+	var most int64
+	for r := tar.NewReader(bytes.NewReader(raw)); ; {
+		h, err := r.Next()
+		if err != nil {
+			break
+		}
+		if h.Size > most {
+			largest, most = h.Name, h.Size
+		}
+	}
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for r := tar.NewReader(bytes.NewReader(raw)); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Name == largest {
+			continue
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(w, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, "thin.tar", out.Bytes())
+	return filepath.Join(os.Getenv(envDir), "thin.tar")
 }
 
 func marshal(t *testing.T, d *Definition) []byte {
