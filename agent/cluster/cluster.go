@@ -14,7 +14,7 @@ type Options struct {
 	Node    string        // this node's name, as Pacemaker has it
 	Runner  Runner        // nil: Exec
 	Timeout time.Duration // of each command; 0: 5 s
-	Log     *slog.Logger
+	Logger  *slog.Logger
 	Now     func() time.Time
 	Pause   func(ctx context.Context, attempt int) error // between two attempts of Reserve; nil: a random short while
 }
@@ -35,8 +35,8 @@ func New(o Options) *Cluster {
 	if o.Timeout <= 0 {
 		o.Timeout = 5 * time.Second
 	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -63,7 +63,7 @@ func (c *Cluster) reserveOnce(ctx context.Context, service string, above uint64)
 			term, service, terms[c.opts.Node], c.opts.Node)
 	}
 	if node, other := c.highestOther(terms); other >= term {
-		c.opts.Log.Info("another node reserved a term at the same moment", "service", service, "term", term, "node", node, "its_term", other)
+		c.opts.Logger.Info("another node reserved a term at the same moment", "service", service, "term", term, "node", node, "its_term", other)
 		return 0, nil
 	}
 	return term, nil
