@@ -68,7 +68,7 @@ func (r *round) analyzeProbe() (back time.Time) {
 }
 
 // analyzeRPO compares when the data was last known whole on the survivor with the harm,
-// on the survivor's clock.
+// on the clock of the survivor, whose status FreshAt is part of.
 func (r *round) analyzeRPO() {
 	r.Generation = r.readied.Committed
 	if r.readied.FreshAt == 0 || r.activeAt.IsZero() {

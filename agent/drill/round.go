@@ -17,7 +17,7 @@ type round struct {
 	Round
 	session  Session
 	readied  api.ServiceStatus // the survivor's, as late as possible before its promotion
-	offset   time.Duration     // the victim's clock minus the survivor's
+	offset   time.Duration     // the survivor's clock minus that of the agent that was asked: none, where that is its own
 	activeAt time.Time
 }
 
@@ -163,12 +163,10 @@ func (r *round) look(ctx context.Context) {
 		return
 	}
 	for _, n := range st.Nodes {
-		if n.Node == r.Victim && n.Alive {
-			r.offset = time.Duration(n.ClockOffset)
-		}
 		if n.Node != r.Survivor {
 			continue
 		}
+		r.offset = time.Duration(n.ClockOffset)
 		for _, s := range n.Services {
 			switch {
 			case s.Service != r.Service:

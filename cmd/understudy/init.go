@@ -69,6 +69,9 @@ func (r *initRun) run() error {
 	if err != nil {
 		return usageError{err}
 	}
+	if r.path, err = filepath.Abs(r.path); err != nil {
+		return err
+	}
 	if _, err := os.Lstat(r.path); err == nil && !r.force {
 		return refusef("there is a configuration at %s already, and it was left as it is; edit it, or replace it with --force", r.path)
 	}
