@@ -44,7 +44,7 @@ const (
 )
 
 // ErrDown is in the chain of errors that mean: Pacemaker does not run on this node.
-var ErrDown = errors.New("Pacemaker does not run on this node")
+var ErrDown = errors.New("pacemaker does not run on this node")
 
 // Exec is the Runner that starts real programs.
 type Exec struct{}
