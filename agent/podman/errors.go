@@ -21,6 +21,7 @@ var (
 	ErrTooOld      = errors.New("Podman is too old")
 	ErrRunning     = errors.New("the container is running")
 	ErrForeign     = errors.New("not made by or for Understudy")
+	ErrNoAddress   = errors.New("a published address is not on this node")
 	ErrClosed      = errors.New("the Podman client is closed")
 )
 

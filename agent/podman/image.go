@@ -22,21 +22,31 @@ type ImageDef struct {
 	Names []string `json:"names,omitempty"` // "registry.example/app:1"
 }
 
-// Present sorts image IDs into those that are here and those that are not.
-func (c *Client) Present(ctx context.Context, ids []string) (have, missing []string, err error) {
+// Images lists the IDs of all images that are here, sorted, as [ImageDef] has them.
+func (c *Client) Images(ctx context.Context) ([]string, error) {
 	all := true
 	list, err := call(ctx, c, "list images", func(ctx context.Context) ([]*types.ImageSummary, error) {
 		return images.List(ctx, &images.ListOptions{All: &all})
 	})
 	if err != nil {
+		return nil, err
+	}
+	ids := make([]string, 0, len(list))
+	for _, img := range list {
+		ids = append(ids, bareID(img.ID))
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+// Present sorts image IDs into those that are here and those that are not.
+func (c *Client) Present(ctx context.Context, ids []string) (have, missing []string, err error) {
+	here, err := c.Images(ctx)
+	if err != nil {
 		return nil, nil, err
 	}
-	here := make(map[string]bool, len(list))
-	for _, img := range list {
-		here[bareID(img.ID)] = true
-	}
 	for _, id := range ids {
-		if here[bareID(id)] {
+		if slices.Contains(here, bareID(id)) {
 			have = append(have, id)
 		} else {
 			missing = append(missing, id)
@@ -47,16 +57,13 @@ func (c *Client) Present(ctx context.Context, ids []string) (have, missing []str
 
 // Layers are the diff IDs ("sha256:…", of the uncompressed layers) of every image that is here, sorted.
 func (c *Client) Layers(ctx context.Context) ([]string, error) {
-	all := true
-	list, err := call(ctx, c, "list images", func(ctx context.Context) ([]*types.ImageSummary, error) {
-		return images.List(ctx, &images.ListOptions{All: &all})
-	})
+	ids, err := c.Images(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var layers []string
-	for _, img := range list {
-		if err := c.appendLayers(ctx, img.ID, &layers); err != nil && !errors.Is(err, ErrNotFound) {
+	for _, id := range ids {
+		if err := c.appendLayers(ctx, id, &layers); err != nil && !errors.Is(err, ErrNotFound) {
 			return nil, err
 		}
 	}

@@ -325,6 +325,11 @@ func TestNodeLifecycle(t *testing.T) {
 			t.Fatalf("events seen: %v", seen)
 		}
 	}
+	podman(t, "create", "--name", "l2", "-p", "198.51.100.77:8098:80", image, "sleep", "1000")
+	t.Cleanup(func() { podman(t, "rm", "-f", "l2") })
+	if err := c.Init(ctx, "l2"); !errors.Is(err, ErrNoAddress) {
+		t.Errorf("Init with a port on an address that is not here: %v", err)
+	}
 	stopEvents()
 	for range events {
 	}
