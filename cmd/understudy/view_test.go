@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 
 	"github.com/understudy-ha/understudy/agent/api"
 	"github.com/understudy-ha/understudy/agent/drill"
@@ -178,5 +179,28 @@ func TestSince(t *testing.T) {
 	}
 	if _, err := parseSince("yesterday", now); err == nil || !strings.Contains(err.Error(), "yesterday") {
 		t.Errorf("err = %v", err)
+	}
+}
+
+func TestEveryCommandIsThereOnceAndExplained(t *testing.T) {
+	seen := map[string]bool{}
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		if seen[c.CommandPath()] {
+			t.Errorf("%s is there twice", c.CommandPath())
+		}
+		seen[c.CommandPath()] = true
+		if c.Short == "" {
+			t.Errorf("%s has no description", c.CommandPath())
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(rootCommand(newApp(nil, t.Output(), t.Output())))
+	for _, want := range []string{"status", "ready", "switchover", "log", "probe", "drill node-loss", "init", "trust", "agent", "receive", "version"} {
+		if !seen["understudy "+want] {
+			t.Errorf("no command %s", want)
+		}
 	}
 }
