@@ -35,7 +35,7 @@ build: ## build the binaries into build/
 
 .PHONY: package
 package: build ## build the deb and the rpm into build/
-	VERSION='$(VERSION)' .packaging/build.sh
+	VERSION='$(VERSION)' BIN=build .packaging/build.sh
 
 .PHONY: demo
 demo: deps package ## lose a node in a real cluster and watch; ROUNDS=3

@@ -78,7 +78,7 @@ func New(o Options) (a *Agent, err error) {
 	} else if len(frozen) > 0 {
 		a.log.Warn("thawed what a dead agent left frozen", "services", frozen)
 	}
-	for _, dir := range []string{a.stateDir(), o.RunDir} {
+	for _, dir := range []string{stateDir(a.conf.Store), o.RunDir} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
@@ -107,7 +107,7 @@ func (a *Agent) openParts() error {
 	}
 	a.journal = newDecisions(j)
 	a.onStop("journal", a.journal.Close)
-	a.podman = podman.New(podman.Options{Socket: a.conf.Podman, Record: filepath.Join(a.stateDir(), "podman.record"), Logger: a.log})
+	a.podman = podman.New(podman.Options{Socket: a.conf.Podman, Record: filepath.Join(stateDir(a.conf.Store), "podman.record"), Logger: a.log})
 	a.onStop("podman", a.podman.Close)
 	a.runtime = &runtimeAdapter{client: a.podman}
 	m := vip.New(vip.Options{Logger: a.log})
@@ -115,12 +115,20 @@ func (a *Agent) openParts() error {
 	a.addresses = addresses{manager: m}
 	a.procs = newProcesses(freezeDir(a.opts.RunDir), a.log)
 	a.onStop("freezer", a.procs.Close)
-	a.cluster = cluster.New(cluster.Options{Node: a.conf.Node, Logger: a.log})
+	a.cluster = scores{cluster.New(cluster.Options{Node: a.conf.Node, Logger: a.log})}
 	a.health = &health{ping: a.podman.Ping, store: a.conf.Store}
 	a.peers = newPeers(a.conf, a.engineOf, a.log)
 	a.onStop("peers", a.peers.Close)
 	a.gossip, err = gossip.New(a.gossipOptions())
 	return err
+}
+
+// scores writes a score each time it is told to: the service itself knows when
+// it has changed, or may have been forgotten.
+type scores struct{ *cluster.Cluster }
+
+func (c scores) SetScore(ctx context.Context, name string, score int) error {
+	return c.AssertScore(ctx, name, score)
 }
 
 func (a *Agent) gossipOptions() gossip.Options {
@@ -140,7 +148,7 @@ func (a *Agent) gossipOptions() gossip.Options {
 // openServices takes up the services that have a record on this node. One whose
 // record cannot be read does not keep the others down.
 func (a *Agent) openServices() error {
-	names, err := service.Known(a.stateDir())
+	names, err := service.Known(stateDir(a.conf.Store))
 	if err != nil {
 		return err
 	}
@@ -172,7 +180,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err := a.gossip.Start(ctx); err != nil {
 		return err
 	}
-	a.onStop("gossip", func() error { a.gossip.Stop(); return nil })
+	a.onStop("gossip", a.gossip.Stop)
 	a.server = server.New(a.conf.Socket, a, a.log)
 	if err := a.server.Start(); err != nil {
 		return err
@@ -241,7 +249,7 @@ func (a *Agent) watchContainers(ctx context.Context) {
 	for e := range a.podman.Events(ctx) {
 		for _, s := range a.list() {
 			if e.Type == podman.EventResync || s.Has(e.Container) {
-				s.Poke()
+				s.Changed()
 			}
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -50,13 +49,17 @@ func Evict(ctx context.Context, name string, o EvictOptions) (string, error) {
 	if err := errors.Join(verr, err); err != nil {
 		return "", fmt.Errorf("service %s is not off this node: %w", name, err)
 	}
+	// An agent that returns must not think the service active here.
+	if err := service.MarkStopped(stateDir(o.Store), name); err != nil {
+		o.Logger.Error("the service is off, but its record still says otherwise", "error", err)
+	}
 	return fmt.Sprintf("service %s is off this node: %s", name, evidence), nil
 }
 
 // remembered collects containers and addresses from both records: either may be
 // the newer one after a crash.
 func remembered(name string, o EvictOptions) (api.Spec, []string, error) {
-	spec, err := service.Remembered(filepath.Join(o.Store, "state"), name)
+	spec, err := service.Remembered(stateDir(o.Store), name)
 	if err != nil {
 		return spec, nil, err
 	}

@@ -24,18 +24,23 @@ func (a *Agent) openService(name string) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := service.Open(name, service.Options{
-		Node: a.conf.Node, Dir: a.stateDir(), RunDir: a.opts.RunDir,
-		Runtime: a.runtime, Procs: a.procs, VIP: a.addresses, Cluster: a.cluster,
-		Replica: e, Peers: a.peers, Gossip: a.gossip, Journal: a.journal, Logger: a.log, Crash: a.opts.Crash,
-	})
+	s, err := service.Open(name, a.serviceOptions(e))
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
 	return &running{Service: s, engine: e}, nil
 }
 
-func (a *Agent) stateDir() string { return filepath.Join(a.conf.Store, "state") }
+func (a *Agent) serviceOptions(replica service.Replica) service.Options {
+	return service.Options{
+		Node: a.conf.Node, Dir: stateDir(a.conf.Store), RunDir: a.opts.RunDir,
+		Runtime: a.runtime, Procs: a.procs, VIP: a.addresses, Cluster: a.cluster,
+		Replica: replica, Peers: a.peers, Gossip: a.gossip, Journal: a.journal, Logger: a.log, Crash: a.opts.Crash,
+	}
+}
+
+// stateDir is where the services' records are.
+func stateDir(store string) string { return filepath.Join(store, "state") }
 
 // service finds a service by its name, and takes it in when make is set.
 func (a *Agent) service(name string, make bool) (*running, error) {
@@ -76,17 +81,27 @@ func (a *Agent) engineOf(name string) (*engine.Engine, error) {
 	return s.engine, nil
 }
 
-// Do carries out an action of the resource agent. A monitor of a service never
-// heard of takes nothing in: it is stopped.
+// Do carries out an action of the resource agent. Only a start takes a service
+// in that was never heard of: to all else it is stopped here.
 func (a *Agent) Do(ctx context.Context, name, action string, req api.ActionRequest) (api.ActionResult, error) {
-	s, err := a.service(name, action != api.ActionMonitor)
-	if err != nil {
-		if api.KindOf(err) == api.KindNotFound {
-			return api.ActionResult{Role: api.RoleStopped, Health: api.HealthUnknown}, nil
-		}
+	stopped := api.ActionResult{Role: api.RoleStopped, Health: api.HealthUnknown}
+	s, err := a.service(name, action == api.ActionStart)
+	switch {
+	case err == nil:
+		return s.Do(ctx, action, req)
+	case api.KindOf(err) != api.KindNotFound:
 		return api.ActionResult{}, err
+	case action == api.ActionValidate:
+		// pcs validates under a name of its own before the resource exists.
+		probe, err := service.Open(name, a.serviceOptions(nil))
+		if err != nil {
+			return stopped, err
+		}
+		return probe.Do(ctx, action, req)
+	case action == api.ActionPromote, action == api.ActionDemote:
+		return stopped, api.Errorf(api.KindNotRunning, "Pacemaker orders start first", "service %s is stopped on %s", name, a.conf.Node)
 	}
-	return s.Do(ctx, action, req)
+	return stopped, nil
 }
 
 // Ready says whether a takeover would succeed.

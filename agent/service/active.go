@@ -25,7 +25,11 @@ func (s *Service) runActive(ctx context.Context, wake <-chan struct{}) {
 	inspected := time.Time{}
 	for ctx.Err() == nil {
 		began := time.Now()
-		if time.Since(inspected) > inspectEvery {
+		changed := s.containersChanged.Swap(false)
+		if changed {
+			s.forgetDefinition()
+		}
+		if changed || time.Since(inspected) > inspectEvery {
 			s.refresh(ctx)
 			inspected = time.Now()
 		}
@@ -41,8 +45,6 @@ func (s *Service) runActive(ctx context.Context, wake <-chan struct{}) {
 		select {
 		case <-ctx.Done():
 		case <-wake:
-			inspected = time.Time{}
-			s.forgetDefinition()
 		case <-time.After(max(0, time.Duration(s.interval())-time.Since(began))):
 		}
 	}

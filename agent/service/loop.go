@@ -57,8 +57,14 @@ func (l *loop) poke() {
 // Name is the service's name: its resource in Pacemaker.
 func (s *Service) Name() string { return s.name }
 
-// Poke tells the service that something changed: a commit, an image, a container.
+// Poke tells the service that something may be new: a commit, a peer's state.
 func (s *Service) Poke() { s.loop.poke() }
+
+// Changed tells the service that a container of it was changed or has ended.
+func (s *Service) Changed() {
+	s.containersChanged.Store(true)
+	s.loop.poke()
+}
 
 // Role is the service's role on this node.
 func (s *Service) Role() api.Role { return s.snapshot().Role }

@@ -21,8 +21,11 @@ func (s *Service) monitor(ctx context.Context, req api.ActionRequest) (api.Actio
 		if err := s.offerScore(ctx); err != nil {
 			s.log.Warn("the promotion score cannot be restored", "error", err)
 		}
-	} else if err := s.adopt(req.Spec); err != nil {
-		return s.result(""), err
+	} else if len(req.Spec.Containers) > 0 && !specEqual(rec.Spec, req.Spec) {
+		// A reload that came while no agent was there.
+		if _, err := s.reload(ctx, req.Spec); err != nil {
+			return s.result(""), err
+		}
 	}
 	health, message := s.look(ctx)
 	s.mu.Lock()

@@ -107,3 +107,14 @@ func Remembered(dir, service string) (api.Spec, error) {
 	r, err := load(dir, service)
 	return r.Spec, err
 }
+
+// MarkStopped records that an offline stop took the service off this node. Dirty
+// stays: what was written is sealed at the next start.
+func MarkStopped(dir, service string) error {
+	r, err := load(dir, service)
+	if err != nil || r.Role == api.RoleStopped && r.Step == stepNone {
+		return err
+	}
+	r.Role, r.Step = api.RoleStopped, stepNone
+	return r.save(dir)
+}

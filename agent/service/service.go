@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -21,7 +22,7 @@ type Options struct {
 	Procs   Processes
 	VIP     Addresses
 	Cluster Cluster
-	Replica Replica
+	Replica Replica // nil: the service can only be validated
 	Peers   Peers
 	Gossip  Gossip
 	Journal Journal
@@ -43,6 +44,8 @@ type Service struct {
 		sync.Mutex
 		cancel context.CancelFunc // of an operation that stop and demote may cut short
 	}
+
+	containersChanged atomic.Bool // since they were last inspected
 
 	loop loop // the role's background work; see loop.go
 

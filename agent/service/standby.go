@@ -20,7 +20,7 @@ const pollEvery = 500 * time.Millisecond
 func (s *Service) runStandby(ctx context.Context, wake <-chan struct{}) {
 	inspected := time.Now()
 	for ctx.Err() == nil {
-		if time.Since(inspected) > inspectEvery {
+		if s.containersChanged.Swap(false) || time.Since(inspected) > inspectEvery {
 			s.checkPrepared(ctx)
 			inspected = time.Now()
 		}
@@ -33,7 +33,6 @@ func (s *Service) runStandby(ctx context.Context, wake <-chan struct{}) {
 		select {
 		case <-ctx.Done():
 		case <-wake:
-			inspected = time.Time{}
 		case <-time.After(pollEvery):
 		}
 	}

@@ -50,6 +50,9 @@ func (s *Service) missingContainers(ctx context.Context, spec api.Spec) (missing
 
 // defines says whether the replica's definition can make the containers.
 func (s *Service) defines(names []string) bool {
+	if s.Replica == nil {
+		return false // a service that is only being validated
+	}
 	def, head, err := s.headDefinition()
 	return err == nil && !head.IsZero() && len(def.Bytes) > 0 && len(names) > 0
 }

@@ -17,11 +17,11 @@
 // (IFA_PROTO, since Linux 5.18; older kernels drop it in silence) and, for
 // IPv4, a label ending in ":us", so that a successor of a killed agent and a
 // person with `ip address` tell ours from others.
-// Where another address of the interface covers the same subnet, the address
-// is added with noprefixroute: otherwise a leased IPv6 address would put its
-// own expiry on the node's own subnet route. There, too, an IPv6 address is
-// deprecated (preferred lifetime 0), so that the node's own connections, the
-// replication's for one, do not start from an address that can move away.
+// Where another address of the interface covers the subnet, the address is
+// added with noprefixroute: otherwise one with another prefix length would bring
+// a second subnet route, and the node's own connections would start from an
+// address that can move away. For the same reason such an IPv6 address is
+// deprecated (preferred lifetime 0).
 // IPv6 addresses are added with nodad: duplicate address detection would keep
 // the address tentative for a second; Probe has asked already.
 //

@@ -212,8 +212,8 @@ func answerTo(t *testing.T, w wire, a Address) bool {
 	}
 }
 
-// A leased IPv6 address must not put its expiry on the node's own subnet
-// route, and removing an address must not take the node's own with it.
+// Whatever its prefix length and lease, an address must not change the node's
+// own routes, and removing it must not take the node's own address with it.
 func TestOwnAddressesAndRoutesSurvive(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -237,8 +237,11 @@ func TestOwnAddressesAndRoutesSurvive(t *testing.T) {
 		return out
 	}
 	before := routes()
-	addrs := []Address{vip4, vip6}
-	for range 2 {
+	for _, addrs := range [][]Address{
+		{vip4, vip6},
+		{at("192.0.2.100/25", "eth0"), at("2001:db8::100/80", "eth0")},
+		{at("192.0.2.100/32", "eth0"), at("2001:db8::100/128", "eth0")},
+	} {
 		if err := m.Add(t.Context(), addrs, AddOptions{Lease: time.Minute}); err != nil {
 			t.Fatal(err)
 		}
@@ -255,6 +258,36 @@ func TestOwnAddressesAndRoutesSurvive(t *testing.T) {
 	held, err := m.Held(t.Context(), []Address{at("192.0.2.1/24", "eth0"), at("2001:db8::1/64", "eth0")})
 	if err != nil || len(held) != 2 {
 		t.Errorf("the node's own addresses: %v %v", held, err)
+	}
+}
+
+// An address that somebody else put there is marked as ours when it is added.
+func TestAddMarksWhatIsThere(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	lan(t)
+	m := New(Options{})
+	defer m.Close()
+	links, err := linux{}.links()
+	if err != nil {
+		t.Fatal(err)
+	}
+	eth0, _ := byName(links, "eth0")
+	for _, a := range []Address{vip4, vip6} {
+		if err := (linux{}).replace(ifAddr{Index: eth0.Index, Prefix: a.Prefix}); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Add(t.Context(), []Address{a}, AddOptions{Lease: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+		ours, err := m.HeldOurs(t.Context())
+		if err != nil || len(ours) != 1 || ours[0].Address != a || !ours[0].Leased {
+			t.Errorf("ours: %+v %v", ours, err)
+		}
+		if err := m.Remove(t.Context(), []Address{a}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

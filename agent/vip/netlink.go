@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"sync"
@@ -81,15 +82,10 @@ func parseAddr(b []byte) (ifAddr, error) {
 	}
 	native := nl.NativeEndian()
 	bits, index := int(b[1]), int(native.Uint32(b[4:]))
-	attrs, err := nl.ParseRouteAttr(b[unix.SizeofIfAddrmsg:])
-	if err != nil {
-		return ifAddr{}, fmt.Errorf("read an address message: %w", err)
-	}
 	a, flags := ifAddr{Index: index}, uint32(b[2])
 	var ip, local netip.Addr
-	for _, at := range attrs {
-		v := at.Value
-		switch at.Attr.Type {
+	for kind, v := range attributes(b[unix.SizeofIfAddrmsg:]) {
+		switch kind {
 		case unix.IFA_ADDRESS:
 			ip, _ = netip.AddrFromSlice(v)
 		case unix.IFA_LOCAL:
@@ -120,6 +116,25 @@ func parseAddr(b []byte) (ifAddr, error) {
 	a.Tentative = flags&unix.IFA_F_TENTATIVE != 0
 	a.Failed = flags&unix.IFA_F_DADFAILED != 0
 	return a, nil
+}
+
+// attributes walks over netlink attributes and ends at the first that does not
+// fit. (The netlink package's own parser panics on a cut one.)
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	native := nl.NativeEndian()
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= unix.SizeofRtAttr {
+			size := int(native.Uint16(b))
+			if size < unix.SizeofRtAttr || size > len(b) {
+				return
+			}
+			if !yield(native.Uint16(b[2:]), b[unix.SizeofRtAttr:size]) {
+				return
+			}
+			aligned := (size + unix.RTA_ALIGNTO - 1) &^ (unix.RTA_ALIGNTO - 1)
+			b = b[min(aligned, len(b)):]
+		}
+	}
 }
 
 func (a *ifAddr) setLifetimes(preferred, valid uint32) {

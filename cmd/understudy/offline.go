@@ -15,6 +15,7 @@ import (
 	"github.com/understudy-ha/understudy/agent"
 	"github.com/understudy-ha/understudy/agent/api"
 	"github.com/understudy-ha/understudy/agent/cgroup"
+	"github.com/understudy-ha/understudy/agent/config"
 )
 
 // evictCommand is the offline stop: what the resource agent runs when neither
@@ -33,7 +34,11 @@ when they do not answer; data is not sealed, so the next start seals it.`,
 			ctx, cancel := context.WithTimeout(cmd.Context(), limit)
 			defer cancel()
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-			said, err := agent.Evict(ctx, args[0], agent.EvictOptions{Logger: log})
+			o := agent.EvictOptions{Logger: log}
+			if conf, err := config.Load(api.ConfigPath); err == nil {
+				o.Store = conf.Store
+			} // else the default store and the record in /run: a broken configuration must not keep a service running
+			said, err := agent.Evict(ctx, args[0], o)
 			if err != nil {
 				return err
 			}

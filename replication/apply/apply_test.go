@@ -83,6 +83,9 @@ func TestIndexAfterPromotion(t *testing.T) {
 	treetest.Corpus(t, r.src)
 	treetest.Must(t, os.Remove(r.src+"/a.sock")) // not carried, so it would count as a change
 	r.cycle(t)
+	settle() // what the last apply wrote is looked at again: only that
+	patch(t, r.src+"/suid", 0, []byte("S"))
+	r.cycle(t)
 	treetest.Must(t, r.applier.SaveIndex())
 	r.reopen(t)
 	r.index = r.applier.Index()

@@ -203,18 +203,25 @@ func (e *Engine) Apply(ctx context.Context, roots map[string]string) error {
 	for _, w := range res.Warnings {
 		e.log.Warn("applied with a difference", "generation", head, "what", w)
 	}
-	e.keepIndex(res.Index)
 	return nil
 }
 
 // indexOf is the index that belongs to base, nil where there is none.
 func (e *Engine) indexOf(base *replication.Manifest) *tree.Index {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if base == nil || e.index == nil || e.index.ID != base.ID {
+	if base == nil {
 		return nil
 	}
-	return e.index
+	e.mu.Lock()
+	x := e.index
+	e.mu.Unlock()
+	if x != nil && x.ID == base.ID {
+		return x
+	}
+	// The first capture after a promotion: the trees were applied, not captured.
+	if x = e.applier.Index(); x != nil && x.ID == base.ID {
+		return x
+	}
+	return nil
 }
 
 func (e *Engine) keepIndex(x *tree.Index) {

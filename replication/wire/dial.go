@@ -151,10 +151,8 @@ func handshake(ctx context.Context, line *heard, cfg *ssh.ClientConfig, o Client
 	in, err1 := sess.StdinPipe()
 	out, err2 := sess.StdoutPipe()
 	words, err3 := sess.StderrPipe()
-	// With a forced command the peer runs that, whatever we ask for; without one
-	// this is what it should run.
 	if err = errors.Join(err1, err2, err3); err == nil {
-		err = sess.Start("understudy receive")
+		err = sess.Start(receiveCommand)
 	}
 	if err != nil {
 		_ = conn.Close()

@@ -16,8 +16,11 @@
 //     its size is where a sender can go on.
 //
 // A refusal travels as the text of the SFTP status, "code: words" (see [Refusal]),
-// is printed on the receiver's standard error, where a person with sftp sees it,
-// and is logged on both sides.
+// and is logged on both sides: the receiver prints it on its standard error too,
+// which sshd carries to the sender. sftp itself shows a person no more than
+// "Failure", and sshd drops the standard error of a subsystem, so look with
+//
+//	sftp -s /sftp-server understudy@n2
 //
 // The line for the receiver's authorized_keys:
 //

@@ -195,7 +195,7 @@ func (s *session) accept(from, to string) error {
 		return err
 	}
 	defer root.Close()
-	f, err := lockIncoming(root, n.base, os.O_RDWR)
+	f, err := lockIncoming(root, n.base, os.O_RDONLY)
 	if err != nil {
 		return err
 	}

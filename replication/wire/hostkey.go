@@ -8,10 +8,10 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
-	"golang.org/x/sys/unix"
 )
 
 // ErrHostKey is the alarm: the peer did not show the key that is pinned for it.
@@ -25,6 +25,9 @@ func pinned(file, host string) (ssh.HostKeyCallback, []string, error) {
 	check, err := knownhosts.New(file)
 	if err != nil {
 		return nil, nil, fmt.Errorf("known hosts: %w; write the peer's host keys there, as in \"ssh-keyscan -t ed25519 PEER\", after comparing them on the peer", err)
+	}
+	if _, _, err := net.SplitHostPort(host); err != nil {
+		host = net.JoinHostPort(host, "22") // an alias; the file has it without a port as well
 	}
 	// Ask about a key that nobody has: the refusal lists those that are pinned.
 	var known *knownhosts.KeyError
@@ -102,7 +105,7 @@ func privateKey(file string) (ssh.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("SSH key: %w", err)
 	}
-	if sys, ok := st.Sys().(*unix.Stat_t); ok && int(sys.Uid) != os.Geteuid() && sys.Uid != 0 {
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok && int(sys.Uid) != os.Geteuid() && sys.Uid != 0 {
 		return nil, fmt.Errorf("SSH key %s belongs to user %d; it must belong to user %d: chown it", file, sys.Uid, os.Geteuid())
 	}
 	if mode := st.Mode(); !mode.IsRegular() || mode.Perm()&0o077 != 0 {

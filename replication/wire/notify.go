@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/understudy-ha/understudy/replication/store"
 )
 
 // Poke tells the agent that a service's store has something new: a datagram
@@ -63,7 +65,7 @@ func (p *Pokes) Run(ctx context.Context, poked func(service string)) error {
 		if err != nil {
 			return fmt.Errorf("commit socket: %w", err)
 		}
-		if name := string(buf[:n]); checkService(name) == nil {
+		if name := string(buf[:n]); store.ValidName("service", name) == nil {
 			poked(name)
 		}
 	}

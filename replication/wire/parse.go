@@ -2,11 +2,11 @@ package wire
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 
 	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/store"
 )
 
 // Limits of the two small documents on the wire.
@@ -30,7 +30,7 @@ func parseHashes(r io.Reader, most int) ([]replication.Hash, error) {
 		if len(hs) == most {
 			return nil, fmt.Errorf("%w: more than %d hashes at once", ErrTooLarge, most)
 		}
-		h, err := parseHash(sc.Text())
+		h, err := store.ParseHash(sc.Text())
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", len(hs)+1, err)
 		}
@@ -54,17 +54,12 @@ func formatHashes(hs []replication.Hash) []byte {
 
 // parseState reads what a peer says of where it stands with service.
 func parseState(b []byte, service string) (replication.State, error) {
-	var s replication.State
-	if err := json.Unmarshal(b, &s); err != nil {
-		return replication.State{}, fmt.Errorf("%w: state: %w", replication.ErrFormat, err)
+	s, err := store.DecodeState(b)
+	if err != nil {
+		return replication.State{}, err
 	}
 	if s.Service != service {
 		return replication.State{}, fmt.Errorf("%w: state is of %q, not of %q", replication.ErrFormat, s.Service, service)
-	}
-	if s.HeadSum != "" {
-		if _, err := parseHash(s.HeadSum); err != nil {
-			return replication.State{}, fmt.Errorf("state: head_sum: %w", err)
-		}
 	}
 	if s.Head.Term > s.Term {
 		return replication.State{}, fmt.Errorf("%w: state has generation %s beyond its term %d", replication.ErrFormat, s.Head, s.Term)

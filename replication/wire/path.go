@@ -1,11 +1,11 @@
 package wire
 
 import (
-	"encoding/hex"
 	"fmt"
 	"strings"
 
 	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/store"
 )
 
 // kind is what a virtual path names.
@@ -63,7 +63,7 @@ func resolve(p string) (node, error) {
 	}
 	parts := strings.Split(rest, "/")
 	n := node{kind: kindService, service: parts[0]}
-	if err := checkService(n.service); err != nil {
+	if err := store.ValidName("service", n.service); err != nil {
 		return node{}, err
 	}
 	switch len(parts) {
@@ -107,7 +107,7 @@ func (n *node) file(base string) bool {
 				stem, suffix, n.kind = cut, s, k
 			}
 		}
-		h, err := parseHash(stem)
+		h, err := store.ParseHash(stem)
 		if suffix == "" || err != nil {
 			return false
 		}
@@ -142,29 +142,4 @@ func imagePath(service, dir string, h replication.Hash) string {
 
 func manifestPath(service, dir string, id replication.ID) string {
 	return "/" + service + "/" + dir + "/" + id.String() + suffixManifest
-}
-
-// checkService accepts what can be a Pacemaker resource ID and a file name.
-func checkService(s string) error {
-	const most = 64
-	ok := s != "" && len(s) <= most && s[0] != '.' && s[0] != '-'
-	for _, c := range []byte(s) {
-		ok = ok && (c == '-' || c == '_' || c == '.' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z')
-	}
-	if !ok {
-		return fmt.Errorf("%w: %q cannot be a service", replication.ErrBadPath, s)
-	}
-	return nil
-}
-
-// parseHash reads lower-case hex; each hash has one spelling, so each file one name.
-func parseHash(s string) (replication.Hash, error) {
-	var h replication.Hash
-	if len(s) != hex.EncodedLen(len(h)) || strings.ToLower(s) != s {
-		return h, fmt.Errorf("%w: %q is not a hash", replication.ErrFormat, oneLine(s))
-	}
-	if _, err := hex.Decode(h[:], []byte(s)); err != nil {
-		return h, fmt.Errorf("%w: %q is not a hash", replication.ErrFormat, s)
-	}
-	return h, nil
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,7 +48,7 @@ type ServerOptions struct {
 	Logger   *slog.Logger // nil: discards
 
 	MaxPack      int64         // bytes; 0: 1 GiB
-	MaxManifest  int64         // bytes; 0: 512 MiB
+	MaxManifest  int64         // bytes; 0: 256 MiB
 	MaxImage     int64         // bytes; 0: 64 GiB
 	MaxOpen      int           // files and directories open at once; 0: 64
 	MinFree      int64         // bytes the file system keeps free; 0: 64 MiB, negative: none
@@ -70,7 +72,7 @@ func (o *ServerOptions) setDefaults() {
 		}
 	}
 	def(&o.MaxPack, 1<<30)
-	def(&o.MaxManifest, 512<<20)
+	def(&o.MaxManifest, 256<<20)
 	def(&o.MaxImage, 64<<30)
 	def(&o.MinFree, 64<<20)
 	def((*int64)(&o.StallTimeout), int64(15*time.Second))
@@ -113,6 +115,31 @@ func Serve(ctx context.Context, rw io.ReadWriteCloser, o ServerOptions) error {
 	}
 	return err
 }
+
+// CheckCommand says whether a forced command was asked for what it gives. The
+// argument is SSH_ORIGINAL_COMMAND: what our own client runs, the SFTP subsystem
+// as sshd_config has it, or nothing. Any other program at the other end (an rsync,
+// an old scp, a shell with a command) waits for answers in a language that is not
+// spoken here, and is better told so at once: ErrNotAllowed.
+func CheckCommand(asked string) error {
+	words := strings.Fields(asked)
+	if len(words) == 0 {
+		return nil
+	}
+	switch path.Base(words[0]) {
+	case "internal-sftp", "sftp-server":
+		return nil
+	case "understudy":
+		if len(words) == 2 && words[1] == "receive" {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: this key can do nothing but SFTP to the store, not %.200q", ErrNotAllowed, asked)
+}
+
+// receiveCommand is what a client asks sshd for. With a forced command the peer
+// runs that, whatever is asked; without one this is what it should run.
+const receiveCommand = "understudy receive"
 
 // maxPacket is the payload of an SFTP packet, bytes: what pkg/sftp takes at
 // most is 256 KiB with its header.

@@ -40,7 +40,8 @@ type upload struct {
 }
 
 // lockIncoming opens base below root and locks it. ErrBusy where another
-// sender has it.
+// sender has it. To verify a file it must be opened for reading only: the
+// store's lease on it counts writers.
 func lockIncoming(root *os.Root, base string, flags int) (*os.File, error) {
 	for range 10 {
 		f, err := root.OpenFile(base, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o660)

@@ -1,0 +1,282 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/store"
+)
+
+// Source is the store that a Shipper ships from; *store.Store is one.
+type Source interface {
+	Service() string
+	State() (replication.State, error)
+	Load(id replication.ID) (*replication.Manifest, error)
+	ManifestPath(id replication.ID) (string, error)
+	// PacksFor lists packs that hold the chunks; cleanup is never nil.
+	PacksFor(missing []replication.Hash) (packs []store.PackFile, cleanup func(), err error)
+}
+
+// Peer is the store that a Shipper brings up to date; *Client is one. What a
+// method did is durable on the peer when it returns nil.
+type Peer interface {
+	State(ctx context.Context, service string) (replication.State, error)
+	Missing(ctx context.Context, service string, hs []replication.Hash) ([]replication.Hash, error)
+	PutPack(ctx context.Context, service string, p File, progress func(int64)) error
+	Commit(ctx context.Context, service string, id replication.ID, encoded []byte) error
+}
+
+// ShipperOptions of a [Shipper]. Source is required.
+type ShipperOptions struct {
+	Source Source
+	Logger *slog.Logger // nil: discards
+	// MaxChain is how many generations the peer may be behind to get each of them;
+	// further behind it gets the newest only, squashed. 0: 16.
+	MaxChain int
+	// Progress is told, from several goroutines, how many bytes of the packs of
+	// a generation have been handed over. nil: nobody is told.
+	Progress func(id replication.ID, sent, total int64)
+}
+
+// Shipper brings one peer's store of one service up to our head. It keeps
+// nothing between calls: what the peer says is the truth, so a shipment that was
+// cut anywhere is gone on with by the next call. For one goroutine.
+type Shipper struct{ o ShipperOptions }
+
+// NewShipper makes a Shipper.
+func NewShipper(o ShipperOptions) *Shipper {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxChain == 0 {
+		o.MaxChain = 16
+	}
+	if o.Progress == nil {
+		o.Progress = func(replication.ID, int64, int64) {}
+	}
+	return &Shipper{o: o}
+}
+
+// Report says what a shipment did.
+type Report struct {
+	Peer        replication.State // as the peer said at the begin; Head is where it stands now
+	From        replication.ID    // the peer's head before
+	Generations int               // committed on the peer
+	Squashed    bool              // the peer was too far behind for each of them
+	Packs       int
+	Bytes       int64 // of packs and manifests
+	Took        time.Duration
+}
+
+// Ship sends what the peer lacks up to our head, each generation in order. It
+// returns at once where there is nothing to send, and after the first failure;
+// the Report says how far it got. Whether and when to try again is the caller's.
+//
+// A peer whose history is not the beginning of ours is ErrWrongParent, one that
+// knows a higher term than we do ErrStaleTerm: neither gets better by itself.
+func (s *Shipper) Ship(ctx context.Context, p Peer) (r Report, err error) {
+	begun := time.Now()
+	defer func() { r.Took = time.Since(begun) }()
+	ours, err := s.o.Source.State()
+	if err != nil {
+		return r, err
+	}
+	if r.Peer, err = p.State(ctx, ours.Service); err != nil {
+		return r, err
+	}
+	r.From = r.Peer.Head
+	steps, err := s.plan(ours, r.Peer)
+	if err != nil {
+		return r, err
+	}
+	for _, st := range steps {
+		if err := s.step(ctx, p, st, &r); err != nil {
+			return r, fmt.Errorf("ship generation %s: %w", st.m.ID, err)
+		}
+		r.Generations++
+		r.Squashed = r.Squashed || st.squashed
+		r.Peer.Head, r.Peer.Term = st.m.ID, max(r.Peer.Term, st.m.ID.Term)
+	}
+	return r, nil
+}
+
+// step is one generation to ship: onto base, which the peer has (nil: it has
+// none, or we have it no more).
+type step struct {
+	m        *replication.Manifest
+	base     *replication.Manifest
+	squashed bool
+}
+
+// plan finds the generations between the peer's head and ours, oldest first.
+func (s *Shipper) plan(ours, peer replication.State) ([]step, error) {
+	if ours.Head.IsZero() || peer.Head == ours.Head {
+		return nil, s.sameTerm(ours, peer)
+	}
+	if err := s.sameTerm(ours, peer); err != nil {
+		return nil, err
+	}
+	m, err := s.o.Source.Load(ours.Head)
+	if err != nil {
+		return nil, err
+	}
+	if peer.Head.IsZero() {
+		return []step{{m: m}}, nil // a store without a history takes any generation
+	}
+	newest := m
+	var steps []step
+	for {
+		if m.Parent == peer.Head {
+			break
+		}
+		if m.Parent.Compare(peer.Head) < 0 {
+			return nil, fmt.Errorf("%w: the peer's generation %s is not in our history: ours goes from %s to %s",
+				replication.ErrWrongParent, peer.Head, m.Parent, m.ID)
+		}
+		parent, err := s.o.Source.Load(m.Parent)
+		if errors.Is(err, replication.ErrNotFound) {
+			return s.squashPruned(newest, m.Parent, peer.Head)
+		}
+		if err != nil {
+			return nil, err
+		}
+		steps = append(steps, step{m: m, base: parent})
+		m = parent
+	}
+	if len(steps) >= s.o.MaxChain {
+		return s.squash(newest, peer.Head), nil
+	}
+	base, err := s.o.Source.Load(peer.Head)
+	if err != nil && !errors.Is(err, replication.ErrNotFound) {
+		return nil, err
+	}
+	steps = append(steps, step{m: m, base: base})
+	slices.Reverse(steps)
+	return steps, nil
+}
+
+// sameTerm fails early where every commit would be refused.
+func (s *Shipper) sameTerm(ours, peer replication.State) error {
+	if !ours.Head.IsZero() && peer.Head != ours.Head && peer.Term > ours.Head.Term {
+		return fmt.Errorf("%w: the peer knows term %d, our newest generation is %s", replication.ErrStaleTerm, peer.Term, ours.Head)
+	}
+	return nil
+}
+
+// squashPruned is for a chain whose older part is not kept any more. Within one
+// term there is one writer and one line, so a lower sequence of the term in
+// which our chain breaks off is an ancestor. Of other terms that cannot be told.
+func (s *Shipper) squashPruned(newest *replication.Manifest, lost, peerHead replication.ID) ([]step, error) {
+	if lost.Term == peerHead.Term && peerHead.Seq < lost.Seq {
+		return s.squash(newest, peerHead), nil
+	}
+	return nil, fmt.Errorf("%w: the peer is at %s and we keep nothing before %s, so its history cannot be compared with ours",
+		replication.ErrWrongParent, peerHead, lost)
+}
+
+// squash puts the newest generation directly on top of the peer's head. A
+// manifest is a full state, so nothing is lost but the generations in between.
+// The generation keeps its ID; its manifest differs from ours in the parent, and
+// so in its sum.
+func (s *Shipper) squash(newest *replication.Manifest, onto replication.ID) []step {
+	m := *newest
+	m.Parent = onto
+	base, err := s.o.Source.Load(onto)
+	if err != nil {
+		base = nil // only saves asking for chunks the peer has
+	}
+	return []step{{m: &m, base: base, squashed: true}}
+}
+
+// step sends one generation's chunks, then commits it.
+func (s *Shipper) step(ctx context.Context, p Peer, st step, r *Report) error {
+	service := s.o.Source.Service()
+	encoded, err := s.encoded(st)
+	if err != nil {
+		return err
+	}
+	offer := added(st.m, st.base)
+	for again := false; ; again = true {
+		if err := s.chunks(ctx, p, st.m.ID, offer, r); err != nil {
+			return err
+		}
+		err := p.Commit(ctx, service, st.m.ID, encoded)
+		if !again && errors.Is(err, replication.ErrMissingChunks) {
+			// It has lost what its own head needs, say a damaged pack: offer all.
+			s.o.Logger.Warn("the peer lacks chunks it should have; offering it all", "service", service, "generation", st.m.ID.String(), "error", err)
+			offer = store.Chunks(st.m)
+			continue
+		}
+		if err == nil {
+			r.Bytes += int64(len(encoded))
+		}
+		return err
+	}
+}
+
+// encoded is the manifest as the peer gets it.
+func (s *Shipper) encoded(st step) ([]byte, error) {
+	if st.squashed {
+		return store.EncodeManifest(st.m)
+	}
+	path, err := s.o.Source.ManifestPath(st.m.ID)
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+}
+
+// added lists the chunks of m that base does not name: a peer at base has the
+// others, so that what is asked is in proportion to what changed.
+func added(m, base *replication.Manifest) []replication.Hash {
+	all := store.Chunks(m)
+	if base == nil {
+		return all
+	}
+	has := make(map[replication.Hash]struct{})
+	for _, h := range store.Chunks(base) {
+		has[h] = struct{}{}
+	}
+	return slices.DeleteFunc(all, func(h replication.Hash) bool {
+		_, ok := has[h]
+		return ok
+	})
+}
+
+// chunks sends those of offer that the peer lacks.
+func (s *Shipper) chunks(ctx context.Context, p Peer, id replication.ID, offer []replication.Hash, r *Report) error {
+	if len(offer) == 0 {
+		return nil
+	}
+	service := s.o.Source.Service()
+	missing, err := p.Missing(ctx, service, offer)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	packs, cleanup, err := s.o.Source.PacksFor(missing)
+	defer cleanup()
+	if err != nil {
+		return err
+	}
+	var sent, total int64
+	for _, f := range packs {
+		total += f.Size
+	}
+	for _, f := range packs {
+		before := sent
+		tell := func(n int64) { s.o.Progress(id, before+n, total) }
+		if err := p.PutPack(ctx, service, File{Path: f.Path, Hash: f.Hash, Size: f.Size}, tell); err != nil {
+			return err
+		}
+		sent += f.Size
+		r.Packs++
+		r.Bytes += f.Size
+	}
+	return nil
+}

@@ -1,0 +1,143 @@
+package wire
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/store"
+)
+
+// chain seals generations 1.1 … 1.n, each with one file more.
+func chain(t testing.TB, s *store.Store, n int) {
+	t.Helper()
+	var data [][]byte
+	for i := range n {
+		data = append(data, noise(uint64(100+i), 2000))
+		seal(t, s, id(1, uint64(i+1)), parentOf(1, uint64(i+1)), data...)
+	}
+}
+
+func parentOf(term, seq uint64) replication.ID {
+	if seq == 1 {
+		return replication.ID{}
+	}
+	return id(term, seq-1)
+}
+
+func TestShip(t *testing.T) {
+	src := openStore(t, t.TempDir())
+	r := pipeReceiver(t)
+	c := r.dial(t)
+	sh := NewShipper(ShipperOptions{Source: src, MaxChain: 4})
+	ship := func(generations, packs int, squashed bool) {
+		t.Helper()
+		got, err := sh.Ship(t.Context(), c)
+		ok(t, err)
+		if got.Generations != generations || got.Packs != packs || got.Squashed != squashed {
+			t.Errorf("got %+v; want %d generations, %d packs, squashed %v", got, generations, packs, squashed)
+		}
+		head, err := src.Head()
+		ok(t, err)
+		if theirs, _ := r.s.Head(); theirs != head || got.Peer.Head != head {
+			t.Errorf("the peer is at %s, reported as %s; we are at %s", theirs, got.Peer.Head, head)
+		}
+	}
+	ship(0, 0, false) // nothing anywhere
+	chain(t, src, 2)
+	ship(1, 2, false) // the first sync takes the newest only
+	ship(0, 0, false)
+	d := [][]byte{noise(100, 2000), noise(101, 2000), noise(500, 3_000_000)}
+	seal(t, src, id(1, 3), id(1, 2), d...)
+	seal(t, src, id(1, 4), id(1, 3), d[:2]...)
+	ship(2, 3, false) // each in order; 3 MB are three packs
+	for i := range uint64(10) {
+		seal(t, src, id(2, i+1), map[bool]replication.ID{true: id(1, 4), false: id(2, i)}[i == 0], noise(200+i, 2000))
+	}
+	ship(1, 1, true)
+	seal(t, src, id(2, 11), id(2, 10), noise(209, 2000), noise(300, 2000))
+	ship(1, 1, false) // after a squash it goes on as always
+	m, err := r.s.Load(id(2, 11))
+	ok(t, err)
+	for _, h := range store.Chunks(m) {
+		if _, err := r.s.Get(h); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestShipRefused(t *testing.T) {
+	src := openStore(t, t.TempDir())
+	chain(t, src, 3)
+	sh := NewShipper(ShipperOptions{Source: src})
+
+	fenced := pipeReceiver(t)
+	ok(t, fenced.s.Fence(2))
+	_, err := sh.Ship(t.Context(), fenced.dial(t))
+	wantErr(t, err, replication.ErrStaleTerm)
+
+	ahead := pipeReceiver(t)
+	seal(t, ahead.s, id(1, 7), id(0, 0), noise(1, 10))
+	_, err = sh.Ship(t.Context(), ahead.dial(t))
+	wantErr(t, err, replication.ErrWrongParent)
+
+	other := pipeReceiver(t)
+	seal(t, other.s, id(1, 2), id(0, 0), noise(1, 10))
+	seal(t, src, id(2, 1), id(1, 3), noise(2, 10))
+	seal(t, other.s, id(1, 9), id(1, 2), noise(1, 10))
+	before := other.committed(t)
+	_, err = sh.Ship(t.Context(), other.dial(t))
+	wantErr(t, err, replication.ErrWrongParent)
+	other.unchanged(t, before)
+}
+
+func TestShipPruned(t *testing.T) {
+	src := openStore(t, t.TempDir())
+	r := pipeReceiver(t)
+	sh := NewShipper(ShipperOptions{Source: src})
+	chain(t, src, 2)
+	_, err := sh.Ship(t.Context(), r.dial(t))
+	ok(t, err)
+	seal(t, src, id(1, 3), id(1, 2), noise(3, 10))
+	seal(t, src, id(1, 4), id(1, 3), noise(4, 10))
+	seal(t, src, id(2, 1), id(1, 4), noise(5, 10))
+	_, err = src.Prune(store.Policy{KeepLast: 2})
+	ok(t, err)
+	got, err := sh.Ship(t.Context(), r.dial(t)) // 1.2 comes before 1.3 in one term: an ancestor
+	ok(t, err)
+	if !got.Squashed || got.Generations != 1 {
+		t.Errorf("got %+v", got)
+	}
+
+	seal(t, src, id(3, 1), id(2, 1), noise(6, 10))
+	seal(t, src, id(3, 2), id(3, 1), noise(7, 10))
+	seal(t, src, id(3, 3), id(3, 2), noise(8, 10))
+	_, err = src.Prune(store.Policy{KeepLast: 2})
+	ok(t, err)
+	_, err = sh.Ship(t.Context(), r.dial(t)) // whether 2.1 is on our line nobody knows any more
+	wantErr(t, err, replication.ErrWrongParent)
+}
+
+// TestShipToAPeerThatLostAPack: what the peer should have by its head is offered
+// again when the commit says that it is not there.
+func TestShipToAPeerThatLostAPack(t *testing.T) {
+	src := openStore(t, t.TempDir())
+	r := pipeReceiver(t)
+	sh := NewShipper(ShipperOptions{Source: src})
+	chain(t, src, 1)
+	_, err := sh.Ship(t.Context(), r.dial(t))
+	ok(t, err)
+	packs, err := filepath.Glob(filepath.Join(r.s.Dir(), "packs", "*.pack"))
+	ok(t, err)
+	for _, p := range packs {
+		ok(t, os.Remove(p))
+	}
+	chain2 := [][]byte{noise(100, 2000), noise(101, 2000)}
+	seal(t, src, id(1, 2), id(1, 1), chain2...)
+	got, err := sh.Ship(t.Context(), r.dial(t))
+	ok(t, err)
+	if got.Packs != 2 || got.Peer.Head != id(1, 2) {
+		t.Errorf("got %+v", got)
+	}
+}
