@@ -55,16 +55,13 @@ func (e *CommandError) ExitCode() int {
 func (n *Node) Command(ctx context.Context, args ...string) *exec.Cmd {
 	p := n.pid1()
 	argv := append([]string{
-		"--target", strconv.Itoa(p.PID), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup",
+		"nsenter", "--target", strconv.Itoa(p.PID), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup",
 		"--root", "--wd", "--", "env", "-i",
 	}, append(append([]string{}, nodeEnv...), args...)...)
-	cmd := exec.CommandContext(ctx, "nsenter", argv...)
-	inGroup(cmd)
+	cmd := inCgroup(ctx, n.cgroup().child(execCgroup), argv...)
 	if !p.alive() {
 		cmd.Err = errOff
 	}
-	// The process that starts in the node's cgroup is nsenter: the node sees only what it runs.
-	intoCgroup(cmd, n.cgroup().child(execCgroup))
 	return cmd
 }
 
@@ -161,10 +158,7 @@ func (c *Client) plug(ctx context.Context) error {
 // Command prepares a program of the machine to run in the client's network namespace. The end of
 // ctx kills it with its children; Down kills what still runs.
 func (c *Client) Command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + c.NetNS(), "--"}, args...)...)
-	inGroup(cmd)
-	intoCgroup(cmd, c.cgroup())
-	return cmd
+	return inCgroup(ctx, c.cgroup(), append([]string{"nsenter", "--net=" + c.NetNS(), "--"}, args...)...)
 }
 
 // Exec runs args on the client and returns what it wrote to stdout. The error is a *CommandError.
@@ -179,31 +173,21 @@ func (c *Client) Exec(ctx context.Context, args ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// inCgroup prepares args to run in c. A shell joins it first: a process that were cloned right into the
+// cgroup of a paused node would freeze before its exec, and this process with it.
+func inCgroup(ctx context.Context, c cgroup, args ...string) *exec.Cmd {
+	join := []string{"-c", `echo $$ >"$0" && exec "$@"`, string(c) + "/cgroup.procs"}
+	cmd := exec.CommandContext(ctx, "sh", append(join, args...)...)
+	inGroup(cmd)
+	return cmd
+}
+
 // inGroup gives cmd its own process group and lets the end of the context kill all of it: nsenter's
 // child would otherwise stay behind.
 func inGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.WaitDelay = 2 * time.Second
-}
-
-// intoCgroup makes cmd start in c. Where that cannot be opened, cmd fails to start.
-func intoCgroup(cmd *exec.Cmd, c cgroup) {
-	f, err := os.Open(string(c))
-	if err != nil {
-		if cmd.Err == nil {
-			cmd.Err = err
-		}
-		return
-	}
-	cmd.SysProcAttr.UseCgroupFD = true
-	cmd.SysProcAttr.CgroupFD = int(f.Fd())
-	// The file must stay open until the command has started: it lives as long as the closure does.
-	cancel := cmd.Cancel
-	cmd.Cancel = func() error {
-		_ = f.Name()
-		return cancel()
-	}
 }
 
 // tail keeps the end of what is written to it.

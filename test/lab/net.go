@@ -82,9 +82,13 @@ link set eth0 up
 `, prefix4+host, prefix6+host), "ip", "-n", ns, "-batch", "-")
 }
 
-// unplug pulls who's cable at once and removes the namespace. It is idempotent.
+// unplug removes who's cable and namespace. It is idempotent.
 func (d dir) unplug(ctx context.Context, who string) error {
-	err := d.cable(ctx, who, false)
+	// The end of the namespace would remove the cable too, but some time later.
+	err := run(ctx, "", "ip", "-n", d.netns("sw"), "link", "del", port(who))
+	if isGone(err) {
+		err = nil
+	}
 	if _, e := os.Stat(d.netnsPath(who)); errors.Is(e, fs.ErrNotExist) {
 		return nil
 	}
@@ -95,10 +99,15 @@ func (d dir) unplug(ctx context.Context, who string) error {
 func (d dir) cable(ctx context.Context, who string, up bool) error {
 	word := map[bool]string{true: "up", false: "down"}[up]
 	err := run(ctx, "", "ip", "-n", d.netns("sw"), "link", "set", port(who), word)
-	if err != nil && (strings.Contains(err.Error(), "Cannot find device") || strings.Contains(err.Error(), "No such file")) {
+	if isGone(err) {
 		return nil
 	}
 	return err
+}
+
+// isGone tells whether ip complains only that a device or namespace does not exist.
+func isGone(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "Cannot find device") || strings.Contains(err.Error(), "No such file"))
 }
 
 // removeNetns deletes every namespace of the lab, whatever is left of it.
