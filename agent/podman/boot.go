@@ -20,6 +20,10 @@ const updateMajor, updateMinor = 5, 1
 // Where units that are started at boot are linked from.
 var wantsDirs = []string{"etc/systemd/system", "run/systemd/generator", "usr/lib/systemd/system", "usr/local/lib/systemd/system"}
 
+// BootStarters finds systemd units of this node that start one of the containers
+// at boot. Check does it too; this is for a standby, where the containers may not be yet.
+func (c *Client) BootStarters(names []string) []Problem { return bootStarters(c.opts.Root, names) }
+
 // bootStarters finds systemd units that start one of the containers by themselves:
 // units below root that some target wants and whose commands speak of podman and
 // of the container's name.

@@ -59,7 +59,29 @@ func looksOf(d *define.InspectContainerData) (json.RawMessage, error) {
 	}
 	m["Mounts"] = plainMounts(m["Mounts"])
 	m["NetworkSettings"] = map[string]any{"Networks": plainNetworks(d), "Ports": portsOf(d)}
-	return json.Marshal(m)
+	// Through JSON again, so that what was put in above is pruned as well.
+	if raw, err = json.Marshal(m); err != nil {
+		return nil, err
+	}
+	var plain map[string]any
+	if err := json.Unmarshal(raw, &plain); err != nil {
+		return nil, err
+	}
+	prune(plain)
+	return json.Marshal(plain)
+}
+
+// prune removes what says nothing: whether Podman shows null, [] or no key at all
+// depends on whether the container was started yet.
+func prune(m map[string]any) {
+	for k, v := range m {
+		if sub, ok := v.(map[string]any); ok {
+			prune(sub)
+		}
+		if empty(v) {
+			delete(m, k)
+		}
+	}
 }
 
 func drop(m map[string]any, keys []string) {
@@ -151,12 +173,12 @@ func plainMounts(v any) []map[string]any {
 	return out
 }
 
-// plainNetworks are the networks with the aliases that somebody chose: addresses
-// are the moment's unless the create command fixes them.
-func plainNetworks(d *define.InspectContainerData) map[string][]string {
-	out := map[string][]string{}
+// plainNetworks are the networks, each with the aliases that somebody chose:
+// addresses are the moment's unless the create command fixes them.
+func plainNetworks(d *define.InspectContainerData) []string {
+	var out []string
 	for _, name := range networksOf(d) {
-		out[name] = aliases(d, name)
+		out = append(out, strings.Join(append([]string{name}, aliases(d, name)...), " "))
 	}
 	return out
 }

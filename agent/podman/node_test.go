@@ -187,6 +187,9 @@ func TestNodeReplica(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, "definition-back.json", marshal(t, back))
+	if !bytes.Equal(marshal(t, back), marshal(t, def)) {
+		t.Error("the definition captured on the replica is another than the origin's: see definition-back.json")
+	}
 	for i, con := range back.Containers {
 		if con.hash() != def.Containers[i].hash() {
 			t.Errorf("container %s captured on the replica has another hash:\n%s\n%s", con.Name, con.Spec, def.Containers[i].Spec)

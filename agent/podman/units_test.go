@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/containers/podman/v5/libpod/define"
 )
 
 func TestBootStarters(t *testing.T) {
@@ -96,6 +98,32 @@ func TestLookDifferences(t *testing.T) {
 	got := lookDifferences(here, there)
 	if !slices.Equal(got, []string{"A.B: 1 here, 2 on the active"}) {
 		t.Errorf("%q", got)
+	}
+}
+
+// Whether a container was started yet must not show.
+func TestLooksOfAContainerStayTheSame(t *testing.T) {
+	created := in(inspected("podman", "run", "--net", "front", "img"), "front")
+	started := in(inspected("podman", "run", "--net", "front", "img"), "front")
+	started.ID = strings.Repeat("ef", 32)
+	started.NetworkSettings.Networks["front"].Aliases = []string{"efefefefefef", "web", "other-front"}
+	started.NetworkSettings.Networks["front"].IPAddress = "192.0.2.7"
+	started.Config.Hostname, started.Config.Env = "efefefefefef", []string{"HOME=/root", "HOSTNAME=efefefefefef"}
+	started.Config.Annotations = map[string]string{"io.container.manager": "libpod"}
+	started.Config.Labels = map[string]string{}
+	started.State = &define.InspectContainerState{Status: "running", Pid: 7}
+	a, err := looksOf(created)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := looksOf(started)
+	if err != nil || !bytes.Equal(a, b) {
+		t.Errorf("looks (%v):\n%s\n%s", err, a, b)
+	}
+	other := in(inspected("podman", "run", "--net", "front", "img"), "front", "back")
+	c, err := looksOf(other)
+	if err != nil || len(lookDifferences(c, a)) == 0 {
+		t.Errorf("another network does not show: %s (%v)", c, err)
 	}
 }
 
