@@ -1,0 +1,247 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// receive sends a pack as it is, or changed on the way.
+func receive(t testing.TB, s *Store, p PackFile, change func([]byte) []byte) error {
+	t.Helper()
+	b, err := os.ReadFile(p.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if change != nil {
+		b = change(b)
+	}
+	to := filepath.Join(s.IncomingDir(), packName(p.Hash))
+	if err := os.WriteFile(to, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return s.AcceptPack(to, p.Hash)
+}
+
+func TestPacksTravel(t *testing.T) {
+	home, away := open(t, t.TempDir(), Options{PackSize: 300_000}), open(t, t.TempDir(), Options{})
+	var data [][]byte
+	for i := range uint64(10) {
+		data = append(data, noise(i, 100_000), bytes.Repeat([]byte{byte(i)}, replication.ChunkSize), []byte{byte(i)})
+	}
+	if n := len(put(t, home, data...)); n < 3 {
+		t.Fatalf("%d packs, they should be cut", n)
+	}
+	hs := make([]replication.Hash, 0, len(data))
+	for _, d := range data {
+		hs = append(hs, hashOf(d))
+	}
+	send := func(want []replication.Hash) (whole, temporary int) {
+		t.Helper()
+		ps, cleanup, err := home.PacksFor(want)
+		defer cleanup()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range ps {
+			if p.Temporary {
+				temporary++
+			} else {
+				whole++
+			}
+			if err := receive(t, away, p, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return whole, temporary
+	}
+	if whole, temporary := send(hs[:1]); whole != 0 || temporary != 1 {
+		t.Errorf("for one chunk: %d whole, %d temporary", whole, temporary)
+	}
+	missing, err := away.Missing(append(hs, hs...))
+	if err != nil || len(missing) != len(hs)-1 {
+		t.Fatalf("%d missing, %v", len(missing), err)
+	}
+	if whole, temporary := send(missing); whole < 2 || temporary != 1 {
+		t.Errorf("for the rest: %d whole, %d temporary", whole, temporary)
+	}
+	for i, h := range hs {
+		got, err := away.Get(h)
+		if err != nil || !bytes.Equal(got, data[i]) {
+			t.Errorf("chunk %d: %v", i, err)
+		}
+	}
+	left, err := os.ReadDir(home.IncomingDir())
+	if err != nil || len(left) > 0 {
+		t.Errorf("left in incoming: %v, %v", left, err)
+	}
+	if _, cleanup, err := home.PacksFor([]replication.Hash{{1}}); !errors.Is(err, replication.ErrNotFound) {
+		t.Error(err)
+	} else {
+		cleanup()
+	}
+}
+
+func TestBadPacksAreRefused(t *testing.T) {
+	home, away := open(t, t.TempDir(), Options{}), open(t, t.TempDir(), Options{})
+	chunk := noise(1, 50_000)
+	p := put(t, home, chunk, []byte("second"))[0]
+	tests := map[string]struct {
+		change func([]byte) []byte
+		want   error
+	}{
+		"truncated":      {func(b []byte) []byte { return b[:len(b)-1] }, replication.ErrTruncated},
+		"half":           {func(b []byte) []byte { return b[:len(b)/2] }, replication.ErrTruncated},
+		"empty":          {func([]byte) []byte { return nil }, replication.ErrTruncated},
+		"content":        {func(b []byte) []byte { b[1000] ^= 1; return b }, replication.ErrBadHash},
+		"index":          {func(b []byte) []byte { b[len(b)-packTrailer-5] ^= 1; return b }, replication.ErrBadHash},
+		"other magic":    {func(b []byte) []byte { b[0] = 'X'; return b }, replication.ErrFormat},
+		"other version":  {func(b []byte) []byte { b[4] = 9; return b }, replication.ErrFormat},
+		"longer":         {func(b []byte) []byte { return append(b, 0) }, replication.ErrTruncated},
+		"another's pack": {func([]byte) []byte { return append(packHead(), packTail(nil, packHeader)...) }, replication.ErrBadHash},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if err := receive(t, away, p, tt.change); !errors.Is(err, tt.want) {
+				t.Errorf("%v, want %v", err, tt.want)
+			}
+			if away.Has(hashOf(chunk)) {
+				t.Error("it is in the store")
+			}
+		})
+	}
+	// The file's hash is right and a chunk's is not.
+	lie := append(packHead(), "lie"...)
+	lie = append(lie, packTail([]packChunk{{hash: hashOf([]byte("truth")), offset: packHeader, stored: 3, raw: 3}}, packHeader+3)...)
+	path := filepath.Join(away.IncomingDir(), "lie")
+	if err := os.WriteFile(path, lie, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := away.AcceptPack(path, hashOf(lie)); !errors.Is(err, replication.ErrBadHash) {
+		t.Errorf("a pack that lies: %v", err)
+	}
+	if err := receive(t, away, p, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := receive(t, away, p, nil); err != nil {
+		t.Fatalf("again: %v", err)
+	}
+}
+
+func TestAcceptRefusesOpenFilesAndLinks(t *testing.T) {
+	home, away := open(t, t.TempDir(), Options{}), open(t, t.TempDir(), Options{})
+	p := put(t, home, []byte("x"))[0]
+	b, err := os.ReadFile(p.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(away.IncomingDir(), "p")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := away.AcceptPack(path, p.Hash); err == nil {
+		t.Error("accepted while it is open for writing")
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(away.IncomingDir(), "link")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := away.AcceptPack(link, p.Hash); err == nil {
+		t.Error("accepted through a symlink")
+	}
+	if err := away.AcceptPack(path, p.Hash); err != nil {
+		t.Error(err)
+	}
+}
+
+// A damaged pack is found by reading, and replaced when it is sent again.
+func TestDamageIsFoundAndMended(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	data := noise(7, 100_000)
+	p := put(t, s, data)[0]
+	b, err := os.ReadFile(p.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := bytes.Clone(b)
+	bad[5000] ^= 1
+	if err := os.Chmod(p.Path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.Path, bad, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(hashOf(data)); !errors.Is(err, replication.ErrBadHash) {
+		t.Fatalf("damage not found: %v", err)
+	}
+	path := filepath.Join(s.IncomingDir(), "again")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AcceptPack(path, p.Hash); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Get(hashOf(data)); err != nil || !bytes.Equal(got, data) {
+		t.Fatal(err)
+	}
+}
+
+// What another process adds and removes is noticed.
+func TestTwoProcesses(t *testing.T) {
+	root := t.TempDir()
+	agent, recv := open(t, root, Options{}), open(t, root, Options{})
+	for i := range uint64(20) {
+		d := noise(i, 1000)
+		if agent.Has(hashOf(d)) {
+			t.Fatal("not yet")
+		}
+		p := put(t, recv, d)[0]
+		if !agent.Has(hashOf(d)) {
+			t.Fatalf("pack %d was not noticed", i)
+		}
+		if i%2 == 0 {
+			if err := os.Remove(p.Path); err != nil {
+				t.Fatal(err)
+			}
+			if agent.Has(hashOf(d)) {
+				t.Fatalf("pack %d is gone, and that was not noticed", i)
+			}
+		}
+	}
+}
+
+func TestAbort(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	w := s.NewPack()
+	if err := w.Put(hashOf([]byte("x")), []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Put(hashOf([]byte("y")), []byte("z")); !errors.Is(err, replication.ErrBadHash) {
+		t.Errorf("a chunk under another's name: %v", err)
+	}
+	w.Abort()
+	if err := w.Put(hashOf([]byte("y")), []byte("y")); err == nil {
+		t.Error("written after Abort")
+	}
+	left, err := os.ReadDir(s.IncomingDir())
+	if err != nil || len(left) > 0 || s.Has(hashOf([]byte("x"))) {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// clock is Options.Now for tests.
+type clock struct{ ahead time.Duration }
+
+func (c *clock) now() time.Time { return time.Now().Add(c.ahead) }
