@@ -129,10 +129,10 @@ func TestThin(t *testing.T) {
 	cases := map[string]struct {
 		have, gone []string
 	}{
-		"nothing there":         {nil, nil},
-		"base there":            {[]string{digest([]byte(base)), digest([]byte("foreign"))}, []string{base}},
-		"compressed one there":  {[]string{digest([]byte("unpacked " + mid)), digest([]byte(mid))}, nil},
-		"a layer used twice":    {[]string{digest([]byte(top))}, []string{top}},
+		"nothing there":          {nil, nil},
+		"base there":             {[]string{digest([]byte(base)), digest([]byte("foreign"))}, []string{base}},
+		"compressed one there":   {[]string{digest([]byte("unpacked " + mid)), digest([]byte(mid))}, nil},
+		"a layer used twice":     {[]string{digest([]byte(top))}, []string{top}},
 		"everything that may be": {[]string{digest([]byte(base)), digest([]byte(top)), digest([]byte("unpacked " + mid))}, []string{base, top}},
 	}
 	for name, c := range cases {

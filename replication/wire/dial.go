@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -139,6 +140,9 @@ func Dial(ctx context.Context, o ClientOptions) (*Client, error) {
 // handshake does SSH, then SFTP. Whoever calls it closes line to end it early.
 func handshake(ctx context.Context, line *heard, cfg *ssh.ClientConfig, o ClientOptions) (*Client, error) {
 	sc, chans, reqs, err := ssh.NewClientConn(line, o.Addr, cfg)
+	if err != nil && strings.Contains(err.Error(), "unable to authenticate") {
+		return nil, fmt.Errorf("%w; see that the public half of %s is in %s's authorized_keys there, after restrict,command=%q", err, o.KeyFile, o.User, receiveCommand)
+	}
 	if err != nil {
 		return nil, err
 	}

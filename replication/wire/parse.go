@@ -12,7 +12,7 @@ import (
 // Limits of the two small documents on the wire.
 const (
 	maxState = 8 << 20 // bytes of a state: some ten thousand layers
-	maxWant  = 1 << 17 // hashes in one want; a sender with more asks again
+	maxWant  = 1 << 15 // hashes in one want, up to 32 GiB; a sender with more asks again
 )
 
 // hashLine is the length of a line of a want, bytes.
