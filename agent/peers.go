@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -47,7 +46,7 @@ func newPeers(c *config.Config, engines func(string) (*engine.Engine, error), lo
 	p := &peers{engines: engines, spool: filepath.Join(c.Store, "spool"), log: log}
 	for _, cp := range c.Peers {
 		o := wire.ClientOptions{
-			Addr: net.JoinHostPort(cp.Address, strconv.Itoa(cp.SSHPort)), Name: cp.Name, HostAlias: cp.Name, User: c.SSH.User,
+			Addr: net.JoinHostPort(cp.Address, strconv.Itoa(cp.SSHPort)), Name: cp.Name, User: c.SSH.User,
 			KeyFile: c.SSH.KeyFile, KnownHosts: c.SSH.KnownHosts, Timeout: 5 * time.Second, Logger: log,
 		}
 		p.list = append(p.list, &peer{name: cp.Name, data: &link{options: o}, bulk: &link{options: o}, sent: map[string]time.Time{}})
@@ -138,8 +137,8 @@ func (l *link) connect(ctx context.Context) (*wire.Client, error) {
 			return l.client, nil
 		}
 	}
-	if wait := time.Until(l.until); wait > 0 {
-		return nil, fmt.Errorf("%w (tried again in %s)", l.last, wait.Round(100*time.Millisecond))
+	if time.Now().Before(l.until) {
+		return nil, l.last
 	}
 	c, err := wire.Dial(ctx, l.options)
 	if err != nil {

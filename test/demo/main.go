@@ -25,12 +25,17 @@ func main() {
 	out := flag.String("out", "build/demo", "where the report goes")
 	keep := flag.Bool("keep", false, "leave the lab up when it fails, to look at it")
 	name := flag.String("name", "demo", "name of the lab")
+	setUp := flag.Bool("set-up", false, "only configure Understudy and make the service on the lab of that name, which is up")
 	token := flag.Duration("token", time.Second, "Corosync's token timeout, for both stacks")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	d := &demo{rounds: *rounds, out: *out, name: *name, token: *token, keep: *keep, began: time.Now()}
-	if err := d.run(ctx); err != nil {
+	work := d.run
+	if *setUp {
+		work = d.setUp
+	}
+	if err := work(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -82,6 +87,19 @@ func (d *demo) run(ctx context.Context) (err error) {
 	fmt.Print(d.report.markdown())
 	fmt.Printf("\nThe report is in %s and %s.\n", filepath.Join(d.out, "report.md"), filepath.Join(d.out, "report.json"))
 	return nil
+}
+
+// setUp prepares a lab that `lab up` made, for a person to play with.
+func (d *demo) setUp(ctx context.Context) error {
+	l, err := lab.Attach(d.name)
+	if err != nil {
+		return err
+	}
+	s, err := stack.Configure(ctx, l, d)
+	if err != nil {
+		return err
+	}
+	return s.Registry(ctx)
 }
 
 // tearDown collects the nodes' logs where something failed, and takes the lab down.

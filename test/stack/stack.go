@@ -53,11 +53,17 @@ func Up(ctx context.Context, o Options) (s *Stack, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s = &Stack{Lab: l, out: o.Out}
-	if err := s.configure(ctx); err != nil {
+	if s, err = Configure(ctx, l, o.Out); err != nil {
 		return nil, errors.Join(err, l.Down(context.WithoutCancel(ctx)))
 	}
 	return s, nil
+}
+
+// Configure configures and starts Understudy on a lab that has a cluster and the
+// package installed.
+func Configure(ctx context.Context, l *lab.Lab, out io.Writer) (*Stack, error) {
+	s := &Stack{Lab: l, out: out}
+	return s, s.configure(ctx)
 }
 
 // Deb finds the package that `make package` built.
