@@ -12,7 +12,7 @@ type fenceHistory struct {
 		Action    string `xml:"action,attr"`
 		Status    string `xml:"status,attr"`
 		Completed string `xml:"completed,attr"`
-	} `xml:"fence_history>fence_event"`
+	} `xml:"list>fence_event"`
 }
 
 // ParseFenceHistory finds the first successful fencing of victim that was completed after since

@@ -25,23 +25,34 @@ func JournalArgs(since time.Time) []string {
 }
 
 // pattern is a message of Corosync or Pacemaker that marks a phase. The texts are those
-// of Corosync 3.1 and Pacemaker 2.1 and 3.0. When node is set, the first
-// group is the node, and messages about other nodes are passed over.
+// of Corosync 3.1 and Pacemaker 2.1 and 3.0. The first group, if there is one, is whom it is
+// about; messages about others are passed over.
 type pattern struct {
 	source string // prefix of the identifier
 	phase  string
 	text   *regexp.Regexp
-	node   bool
+	about  subject
 }
 
+// subject is whom a message must be about.
+type subject int
+
+const (
+	anybody subject = iota
+	theVictim
+	theService
+)
+
 var patterns = []pattern{
-	{"corosync", PhaseTokenLost, regexp.MustCompile(`A processor failed, forming new configuration`), false},
-	{"corosync", PhaseMembership, regexp.MustCompile(`A new membership \([^)]*\) was formed\. Members.* left: \d`), false},
-	{"pacemaker", PhaseNodeLost, regexp.MustCompile(`Node (\S+) state is now lost`), true},
-	{"pacemaker-controld", PhaseFenceRequested, regexp.MustCompile(`Requesting fencing \(\w+\) targeting node (\S+)`), true},
-	{"pacemaker-fenced", PhaseFenceRequested, regexp.MustCompile(`Requesting peer fencing \(\w+\) targeting (\S+)`), true},
-	{"pacemaker-fenced", PhaseFenceDone, regexp.MustCompile(`Operation '(?:reboot|off)' targeting (\S+) .*: OK\b`), true},
-	{"pacemaker-controld", PhaseFenceDone, regexp.MustCompile(`Peer (\S+) was terminated \(\w+\) by .*: OK\b`), true},
+	{"corosync", PhaseTokenLost, regexp.MustCompile(`A processor failed, forming new configuration`), anybody},
+	{"corosync", PhaseMembership, regexp.MustCompile(`A new membership \([^)]*\) was formed\. Members.* left: \d`), anybody},
+	{"pacemaker", PhaseNodeLost, regexp.MustCompile(`Node (\S+) state is now lost`), theVictim},
+	{"pacemaker-controld", PhaseFenceRequested, regexp.MustCompile(`Requesting fencing \(\w+\) targeting node (\S+)`), theVictim},
+	{"pacemaker-fenced", PhaseFenceRequested, regexp.MustCompile(`Requesting peer fencing \(\w+\) targeting (\S+)`), theVictim},
+	{"pacemaker-fenced", PhaseFenceDone, regexp.MustCompile(`Operation '(?:reboot|off)' targeting (\S+) .*: OK\b`), theVictim},
+	{"pacemaker-controld", PhaseFenceDone, regexp.MustCompile(`Peer (\S+) was terminated \(\w+\) by .*: OK\b`), theVictim},
+	{"pacemaker-controld", PhasePromoteOrdered, regexp.MustCompile(`Initiating promote operation (\S+)_promote_0 `), theService},
+	{"pacemaker-controld", PhasePromoted, regexp.MustCompile(`Result of promote operation for (\S+) on \S+: OK\b`), theService},
 }
 
 // journalEntry is the part of journalctl's JSON that is read. Times are microseconds
@@ -76,10 +87,10 @@ func (e journalEntry) at() (time.Time, bool) {
 	return time.UnixMicro(us), true
 }
 
-// ParseJournal finds the phases of victim's loss in `journalctl --output=json`. Lines
+// ParseJournal finds the phases of the service's move from a lost victim in `journalctl --output=json`. Lines
 // that are not entries, or entries of no interest, are passed over: a journal
 // holds what others wrote.
-func ParseJournal(b []byte, victim string) []Phase {
+func ParseJournal(b []byte, victim, service string) []Phase {
 	var phases []Phase
 	lines := bufio.NewScanner(bytes.NewReader(b))
 	lines.Buffer(nil, 1<<20)
@@ -92,7 +103,7 @@ func ParseJournal(b []byte, victim string) []Phase {
 		if !ok {
 			continue
 		}
-		if p, ok := match(e, victim); ok {
+		if p, ok := match(e, victim, service); ok {
 			p.At = at
 			phases = append(phases, p)
 		}
@@ -100,19 +111,25 @@ func ParseJournal(b []byte, victim string) []Phase {
 	return phases
 }
 
-func match(e journalEntry, victim string) (Phase, bool) {
+func match(e journalEntry, victim, service string) (Phase, bool) {
 	msg := e.message()
 	for _, p := range patterns {
 		if !strings.HasPrefix(e.Identifier, p.source) {
 			continue
 		}
 		m := p.text.FindStringSubmatch(msg)
-		if m == nil || (p.node && strings.TrimSuffix(m[1], ",") != victim) {
+		if m == nil || (p.about == theVictim && m[1] != victim) || (p.about == theService && instanceOf(m[1]) != service) {
 			continue
 		}
 		return Phase{Name: p.phase, Source: e.Identifier, Detail: strings.TrimSpace(msg)}, true
 	}
 	return Phase{}, false
+}
+
+// instanceOf drops the instance number that members of some clones have.
+func instanceOf(resource string) string {
+	id, _, _ := strings.Cut(resource, ":")
+	return id
 }
 
 // collectJournals reads the survivor's side of the story. A source that does not answer is
@@ -139,7 +156,7 @@ func (r *round) collectCluster(ctx context.Context) {
 	if err != nil {
 		r.note("the system journal of %s is missing: %v", r.Survivor, err)
 	}
-	for _, p := range ParseJournal(out, r.Victim) {
+	for _, p := range ParseJournal(out, r.Victim, r.Service) {
 		if p.At.After(r.HarmAt.Add(-10 * time.Millisecond)) {
 			r.Phases = append(r.Phases, p)
 		}

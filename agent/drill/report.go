@@ -17,6 +17,8 @@ const (
 	PhaseNodeLost       = "pacemaker: node lost"
 	PhaseFenceRequested = "fencing requested"
 	PhaseFenceDone      = "fencing done"
+	PhasePromoteOrdered = "pacemaker: promote ordered"
+	PhasePromoted       = "pacemaker: promoted"
 	PhaseActive         = "seen active"
 	PhaseFirstAnswer    = "first answer"
 	PhaseProtected      = "protected again"

@@ -41,13 +41,14 @@ type Result struct {
 	Writes          *WriteResult `json:"writes,omitempty"`
 }
 
-// Worst is the longest outage that had not ended by t; false where there is none.
-// Drills ask for the one that their harm, done at t, caused.
+// Worst is the longest outage that had not ended by t, not counting what the client's own
+// lateness explains; false where there is none. Drills ask for the one that their harm,
+// done at t, caused: a client that stalled on a busy machine must not be taken for it.
 func (r *Result) Worst(t time.Time) (Outage, bool) {
 	var worst Outage
 	found := false
 	for _, o := range r.Outages {
-		if o.End.After(t) && (!found || o.MS > worst.MS) {
+		if o.End.After(t) && (!found || o.MS-o.ClientLagMS > worst.MS-worst.ClientLagMS) {
 			worst, found = o, true
 		}
 	}

@@ -143,3 +143,17 @@ func TestHistogramQuantiles(t *testing.T) {
 		t.Errorf("quantile of nothing = %v", got)
 	}
 }
+
+func TestWorstIsNotTheClientsOwnStall(t *testing.T) {
+	r := Result{Outages: []Outage{
+		{End: at(5), MS: 900},
+		{End: at(20), MS: 240, ClientLagMS: 5},
+		{End: at(30), MS: 300, ClientLagMS: 290},
+	}}
+	if o, ok := r.Worst(at(10)); !ok || o.MS != 240 {
+		t.Errorf("worst = %+v, %v", o, ok)
+	}
+	if o, ok := r.Worst(at(30)); ok {
+		t.Errorf("an outage that had ended: %+v", o)
+	}
+}

@@ -85,8 +85,8 @@ func (m *mover) plan(ctx context.Context) error {
 // checkBans finds what would keep the service from where it shall go.
 func checkBans(view pacemaker.View, clone, to string) error {
 	for _, b := range view.Bans {
-		if b.Resource == clone && b.Node == to {
-			return refusef("the constraint %s keeps %s off %s; remove it with: crm_resource --clear --resource %s --node %s", b.ID, clone, to, clone, to)
+		if b.Resource == clone && b.Node == to && !b.IsOurs() {
+			return refusef("the constraint %s keeps %s off %s; see pcs constraint location (crm_resource --clear --resource %s removes what a move or a ban has left)", b.ID, clone, to, clone)
 		}
 	}
 	return nil
@@ -129,7 +129,7 @@ func (m *mover) move(ctx context.Context) (err error) {
 	lifetime := max(banLifetime, m.limit+time.Minute)
 	// Lifted also when placing it seems to have failed: the answer may be what was lost.
 	defer func() { err = errors.Join(err, m.lift(ctx)) }()
-	if err := m.pacemaker.Ban(ctx, m.clone, m.from, lifetime); err != nil {
+	if err := m.pacemaker.KeepOff(ctx, m.clone, m.from, m.now().Add(lifetime)); err != nil {
 		return fmt.Errorf("the active role cannot be kept off %s: %w", m.from, err)
 	}
 	m.step("the active role is kept off " + m.from)
@@ -203,8 +203,8 @@ func (m *mover) await(ctx context.Context) error {
 func (m *mover) lift(ctx context.Context) error {
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), clearTime)
 	defer cancel()
-	if err := m.pacemaker.Clear(cctx, m.clone, m.from); err != nil {
-		return fmt.Errorf("the ban on %s could not be lifted: %w; it ends by itself, or lift it with: crm_resource --clear --resource %s --node %s --promoted", m.from, err, m.clone, m.from)
+	if err := m.pacemaker.Lift(cctx, m.clone); err != nil {
+		return fmt.Errorf("the ban on %s could not be lifted: %w; it ends by itself, or lift it with: %s", m.from, err, pacemaker.LiftCommand(m.clone))
 	}
 	m.step("the ban on " + m.from + " is lifted")
 	if !m.arrived {

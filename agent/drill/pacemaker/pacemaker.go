@@ -3,6 +3,7 @@ package pacemaker
 import (
 	"bytes"
 	"context"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -52,18 +53,78 @@ func (c *Cluster) View(ctx context.Context) (View, error) {
 	return ParseView(out)
 }
 
-// Ban keeps the active role of a clone off a node. The ban ends by itself after
-// lifetime, so that one whose maker was killed does no lasting harm.
-func (c *Cluster) Ban(ctx context.Context, clone, node string, lifetime time.Duration) error {
-	_, err := c.run(ctx, "crm_resource", "--ban", "--resource", clone, "--node", node, "--promoted",
-		"--lifetime", fmt.Sprintf("PT%dS", int(lifetime.Seconds())))
+// banPrefix begins the id of the constraint that KeepOff makes; the clone's id follows.
+const banPrefix = "understudy-switchover-"
+
+// IsOurs says whether KeepOff made the ban. The next KeepOff of the same clone replaces it.
+func (b Ban) IsOurs() bool {
+	return b.Promoted && strings.HasPrefix(b.ID, banPrefix+b.Resource)
+}
+
+// KeepOff keeps the active role of a clone off a node until a time, at which the constraint
+// ends by itself: one whose maker was killed does no lasting harm.
+//
+// It is not made with crm_resource --ban --promoted --lifetime: that writes a rule without
+// the role, which (in Pacemaker 3.0) stops the standby instance on the node as well, so that the
+// service would have no standby until the ban is lifted.
+func (c *Cluster) KeepOff(ctx context.Context, clone, node string, until time.Time) error {
+	id := banPrefix + clone
+	x := rscLocation{ID: id, Rsc: clone, Rule: &rule{
+		ID: id + "-rule", Role: "Promoted", Score: "-INFINITY", BooleanOp: "and",
+		Expression: expression{ID: id + "-node", Attribute: "#uname", Operation: "eq", Value: node},
+		Date:       dateExpression{ID: id + "-end", Operation: "lt", End: until.UTC().Format("2006-01-02 15:04:05Z")},
+	}}
+	text, err := xml.Marshal(x)
+	if err != nil {
+		return err
+	}
+	_, err = c.run(ctx, "cibadmin", "--modify", "--allow-create", "--scope", "constraints", "--xml-text", string(text))
 	return err
 }
 
-// Clear takes the ban away. Clearing one that is not there is no error.
-func (c *Cluster) Clear(ctx context.Context, clone, node string) error {
-	_, err := c.run(ctx, "crm_resource", "--clear", "--resource", clone, "--node", node, "--promoted")
+// Lift takes away what KeepOff made. Lifting what is not there is no error.
+func (c *Cluster) Lift(ctx context.Context, clone string) error {
+	text, err := xml.Marshal(rscLocation{ID: banPrefix + clone})
+	if err != nil {
+		return err
+	}
+	_, err = c.run(ctx, "cibadmin", "--delete", "--scope", "constraints", "--xml-text", string(text))
 	return err
+}
+
+// LiftCommand is what a person types to do it.
+func LiftCommand(clone string) string {
+	return fmt.Sprintf("cibadmin --delete --xml-text '<rsc_location id=%q/>'", banPrefix+clone)
+}
+
+// rscLocation is a location constraint with a rule, as the CIB has it.
+type rscLocation struct {
+	XMLName xml.Name `xml:"rsc_location"`
+	ID      string   `xml:"id,attr"`
+	Rsc     string   `xml:"rsc,attr,omitempty"`
+	Rule    *rule    `xml:"rule"`
+}
+
+type rule struct {
+	ID         string         `xml:"id,attr"`
+	Role       string         `xml:"role,attr"`
+	Score      string         `xml:"score,attr"`
+	BooleanOp  string         `xml:"boolean-op,attr"`
+	Expression expression     `xml:"expression"`
+	Date       dateExpression `xml:"date_expression"`
+}
+
+type expression struct {
+	ID        string `xml:"id,attr"`
+	Attribute string `xml:"attribute,attr"`
+	Operation string `xml:"operation,attr"`
+	Value     string `xml:"value,attr"`
+}
+
+type dateExpression struct {
+	ID        string `xml:"id,attr"`
+	Operation string `xml:"operation,attr"`
+	End       string `xml:"end,attr"`
 }
 
 // Standby makes a node give up all its resources, or take some again. The setting

@@ -45,6 +45,31 @@ func TestViewFindsServices(t *testing.T) {
 	}
 }
 
+// TestViewOfARealCluster reads what Pacemaker 3.0 said while KeepOff's constraint was in force.
+func TestViewOfARealCluster(t *testing.T) {
+	b, err := os.ReadFile("testdata/crm_mon-lab.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := ParseView(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clone, active, standbys, err := v.Service("registry")
+	if err != nil || clone != "registry-clone" || active != "n1" || strings.Join(standbys, " ") != "n2" {
+		t.Errorf("%s on %q, standbys %v, %v", clone, active, standbys, err)
+	}
+	ours := 0
+	for _, b := range v.Bans {
+		if b.IsOurs() && b.Node == "n2" && b.Resource == clone {
+			ours++
+		}
+	}
+	if ours != 1 || len(v.Nodes) != 2 || !v.Fencing {
+		t.Errorf("view = %+v, want one ban of ours", v)
+	}
+}
+
 func TestViewRefusesWhatIsNoCluster(t *testing.T) {
 	for _, s := range []string{"", "crm_mon: Connection to cluster failed", "<pacemaker-result/>", "<a><b></a>"} {
 		if v, err := ParseView([]byte(s)); err == nil {
@@ -61,7 +86,7 @@ func TestCommands(t *testing.T) {
 	})
 	ctx := t.Context()
 	for _, err := range []error{
-		c.Ban(ctx, "registry-clone", "n1", 5*time.Minute), c.Clear(ctx, "registry-clone", "n1"),
+		c.KeepOff(ctx, "registry-clone", "n1", time.Date(2026, 11, 21, 22, 0, 0, 0, time.FixedZone("CET", 3600))), c.Lift(ctx, "registry-clone"),
 		c.Standby(ctx, "n1", true), c.Standby(ctx, "n1", false), c.Fence(ctx, "n1"),
 	} {
 		if err != nil {
@@ -69,8 +94,11 @@ func TestCommands(t *testing.T) {
 		}
 	}
 	want := []string{
-		"crm_resource --ban --resource registry-clone --node n1 --promoted --lifetime PT300S",
-		"crm_resource --clear --resource registry-clone --node n1 --promoted",
+		`cibadmin --modify --allow-create --scope constraints --xml-text <rsc_location id="understudy-switchover-registry-clone" rsc="registry-clone">` +
+			`<rule id="understudy-switchover-registry-clone-rule" role="Promoted" score="-INFINITY" boolean-op="and">` +
+			`<expression id="understudy-switchover-registry-clone-node" attribute="#uname" operation="eq" value="n1"></expression>` +
+			`<date_expression id="understudy-switchover-registry-clone-end" operation="lt" end="2026-11-21 21:00:00Z"></date_expression></rule></rsc_location>`,
+		`cibadmin --delete --scope constraints --xml-text <rsc_location id="understudy-switchover-registry-clone"></rsc_location>`,
 		"crm_attribute --node n1 --name standby --lifetime reboot --update on",
 		"crm_attribute --node n1 --name standby --lifetime reboot --delete",
 		"stonith_admin --reboot n1",
