@@ -260,7 +260,7 @@ func TestFreezeTooLong(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Errorf("the stage is not empty: %v, %v", left, err)
 	}
-	b.freeze.in = nil
+	b.freeze.in, b.limit = nil, time.Minute
 	b.must(t)
 }
 

@@ -15,8 +15,9 @@ import (
 
 // ReadChunks reads a file's first size bytes, without its holes, cut at
 // multiples of ChunkSize, and gives each to emit; data is valid until emit
-// returns. A file that has become shorter is io.ErrUnexpectedEOF. It returns
-// the chunks and how many bytes were read.
+// returns. It returns the chunks and how many bytes were read. A file that
+// becomes shorter meanwhile is io.ErrUnexpectedEOF or seems to end in a hole:
+// where others may write, compare its stat afterwards.
 func ReadChunks(ctx context.Context, f *os.File, size int64, emit func(h replication.Hash, data []byte) error) (cs []replication.Chunk, read int64, err error) {
 	buf := make([]byte, min(size, replication.ChunkSize))
 	for at := int64(0); at < size; {
