@@ -37,6 +37,6 @@ func Remove(ctx context.Context, name string) error {
 	if e != nil {
 		return fmt.Errorf("take down lab %s: %w", name, errors.Join(err, e))
 	}
-	defer lk.unlock()
+	defer lk.discard()
 	return d.destroy(ctx)
 }

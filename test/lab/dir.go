@@ -115,7 +115,17 @@ func tryLock(path string) (*flock, error) {
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
+	// The former holder may have removed the file meanwhile: such a lock keeps nobody out.
+	if there, err := os.Stat(path); err != nil || !sameFile(f, there) {
+		f.Close()
+		return tryLock(path)
+	}
 	return &flock{f}, nil
+}
+
+func sameFile(f *os.File, there os.FileInfo) bool {
+	mine, err := f.Stat()
+	return err == nil && os.SameFile(mine, there)
 }
 
 // lock waits for the lock until ctx ends.
@@ -129,6 +139,12 @@ func lock(ctx context.Context, path string) (*flock, error) {
 			return nil, fmt.Errorf("waiting for %s: %w", path, err)
 		}
 	}
+}
+
+// discard removes the file and lets go of the lock.
+func (l *flock) discard() {
+	_ = os.Remove(l.f.Name())
+	l.unlock()
 }
 
 func (l *flock) unlock() {

@@ -182,7 +182,7 @@ func (l *Lab) Down(ctx context.Context) error {
 	}
 	l.reapers.Wait()
 	l.down = true
-	l.lock.unlock()
+	l.lock.discard()
 	return nil
 }
 

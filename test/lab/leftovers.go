@@ -35,7 +35,7 @@ func List() ([]Info, error) {
 		d := labDir(name)
 		i := Info{Name: name}
 		lk, err := tryLock(d.lockPath())
-		i.Alive = errors.Is(err, errBusy)
+		i.Alive = errors.Is(err, errBusy) && !d.orphaned()
 		lk.unlock()
 		if st, err := d.readState(); err == nil {
 			i.Owner, i.Daemon, i.Created = st.Owner.PID, st.Daemon, st.Created
@@ -74,24 +74,50 @@ func CleanLeftovers(ctx context.Context, out io.Writer) error {
 	say := sayTo(out)
 	for _, name := range names {
 		d := labDir(name)
-		lk, e := tryLock(d.lockPath())
+		lk, e := d.lockOrphan(ctx)
 		if errors.Is(e, errBusy) {
 			continue
 		}
 		if e == nil {
 			say("removing what a killed run left of lab %s", name)
 			e = d.destroy(ctx)
-			lk.unlock()
+			lk.discard()
 		}
 		err = errors.Join(err, e)
 	}
 	return err
 }
 
+// orphaned tells whether the owner on record is dead, whoever may hold the lock.
+func (d dir) orphaned() bool {
+	st, err := d.readState()
+	return err == nil && !st.Owner.alive()
+}
+
+// lockOrphan takes the lock of a lab without a live owner, and returns errBusy if it has one. A process
+// that the owner had just forked when it was killed may hold the lock still: it is in the lab's
+// cgroup, or about to end.
+func (d dir) lockOrphan(ctx context.Context) (*flock, error) {
+	lk, err := tryLock(d.lockPath())
+	if !errors.Is(err, errBusy) || !d.orphaned() {
+		return lk, err
+	}
+	cg, err := labCgroup(d.name())
+	if err != nil {
+		return nil, err
+	}
+	if err := cg.kill(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return lock(ctx, d.lockPath())
+}
+
 // takeOver returns the lab's lock. A daemon that owns the lab is told to stop; any other live owner
 // is an error.
 func (d dir) takeOver(ctx context.Context) (*flock, error) {
-	lk, err := tryLock(d.lockPath())
+	lk, err := d.lockOrphan(ctx)
 	if !errors.Is(err, errBusy) {
 		return lk, err
 	}
