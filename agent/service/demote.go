@@ -65,7 +65,12 @@ func (s *Service) leaveActive(ctx context.Context, final bool) error {
 	clean := false
 	if rec.Dirty {
 		began = s.Now()
-		res, err := s.seal(ctx, rec.Term, final)
+		req, err := s.sealRequest(ctx, rec.Term)
+		if err != nil {
+			return err
+		}
+		req.Final = final
+		res, err := s.Replica.Seal(ctx, req)
 		if err != nil {
 			return err
 		}

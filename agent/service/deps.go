@@ -101,6 +101,9 @@ type Replica interface {
 	Diverged() []string
 	PendingImages() []string // paths of verified image archives to load
 	DropImage(path string)
+	// SealDirty seals what was written before the node went down; where a newer
+	// term's generations are here already, it archives it and says as what.
+	SealDirty(ctx context.Context, req replication.SealRequest) (res replication.SealResult, archived string, err error)
 	// ArchiveTree archives what the live trees are now as a diverged generation.
 	ArchiveTree(ctx context.Context, req replication.SealRequest) (string, error)
 	SetHave(images, layers []string) error

@@ -21,22 +21,23 @@ type node struct {
 	dir, run string
 	crashAt  string
 
-	states  map[string]string // container → created, initialized, running
-	held    map[string]bool
-	scores  int
-	term    uint64 // highest in the CIB
-	refuse  error  // of the duplicate probe
-	hung    bool   // Podman does not answer
-	left    error  // what Evict finds
-	tree    int    // version of the live tree
-	history []*replication.Manifest
-	trees   map[replication.ID]int
-	fenced  uint64
-	applied replication.ID
-	shipErr error
-	shipped replication.ID
-	peers   []api.NodeStatus
-	journal []api.Decision
+	states   map[string]string // container → created, initialized, running
+	held     map[string]bool
+	scores   int
+	term     uint64 // highest in the CIB
+	refuse   error  // of the duplicate probe
+	hung     bool   // Podman does not answer
+	left     error  // what Evict finds
+	tree     int    // version of the live tree
+	history  []*replication.Manifest
+	trees    map[replication.ID]int
+	fenced   uint64
+	applied  replication.ID
+	shipErr  error
+	shipped  replication.ID
+	archived int // version of the tree in the archive
+	peers    []api.NodeStatus
+	journal  []api.Decision
 }
 
 func newNode(t *testing.T) *node {
@@ -382,6 +383,15 @@ func (r replica) DropImage(string)        {}
 func (r replica) ArchiveTree(context.Context, replication.SealRequest) (string, error) {
 	return "0.1", nil
 }
+func (r replica) SealDirty(ctx context.Context, q replication.SealRequest) (replication.SealResult, string, error) {
+	if head, _ := r.Head(); head.Term > q.Term {
+		r.n.with(func() { r.n.archived = r.n.tree })
+		return replication.SealResult{}, "archive", nil
+	}
+	res, err := r.Seal(ctx, q)
+	return res, "", err
+}
+
 func (r replica) SetHave(_, _ []string) error             { return nil }
 func (r replica) Prune() error                            { return nil }
 func (r replica) Freezes() (p50, p99, most time.Duration) { return 0, 0, 0 }

@@ -276,3 +276,36 @@ func TestFormerActiveTurnsRound(t *testing.T) {
 		t.Errorf("the head is still %s", now)
 	}
 }
+
+// TestPowerCutThenNewHistory: the active loses power; before it is started again, the
+// new active's first generation has arrived. What was written unseen is archived.
+func TestPowerCutThenNewHistory(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote)
+	s.loop.stop()
+	wrote := 0
+	n.with(func() {
+		n.tree += 7
+		wrote = n.tree
+		for c := range n.states {
+			n.states[c] = "created"
+		}
+		clear(n.held)
+		n.history = append(n.history, &replication.Manifest{ID: replication.ID{Term: 5, Seq: 1}, Definition: []byte("def")})
+		n.trees[replication.ID{Term: 5, Seq: 1}] = 1000
+	})
+	if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
+		t.Fatal(err)
+	}
+	s = n.agent()
+	must(t, s, api.ActionStart)
+	n.with(func() {
+		if n.archived != wrote {
+			t.Errorf("archived is version %d of the tree, written was %d", n.archived, wrote)
+		}
+	})
+	if s.snapshot().Dirty {
+		t.Error("still dirty")
+	}
+}

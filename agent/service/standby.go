@@ -106,15 +106,11 @@ func (s *Service) archiveOrigin(ctx context.Context) error {
 	if !rec.Origin {
 		return nil
 	}
-	def, err := s.localDefinition(ctx)
+	req, err := s.sealRequest(ctx, 0)
 	if err != nil {
 		return err
 	}
-	paths, err := s.Runtime.VolumePaths(ctx, volumes(rec.Spec, def))
-	if err != nil {
-		return err
-	}
-	name, err := s.Replica.ArchiveTree(ctx, replication.SealRequest{Roots: paths, Definition: def.Bytes, Images: def.Images})
+	name, err := s.Replica.ArchiveTree(ctx, req)
 	if err != nil {
 		return err
 	}

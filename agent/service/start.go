@@ -69,27 +69,32 @@ func (s *Service) sealDirty(ctx context.Context) error {
 	if !rec.Dirty {
 		return nil
 	}
-	res, err := s.seal(ctx, rec.Term, false)
+	req, err := s.sealRequest(ctx, rec.Term)
 	if err != nil {
-		return fmt.Errorf("service %s: what it wrote on %s before it went down cannot be sealed: %w", s.name, s.Node, err)
+		return err
 	}
-	s.decide(api.EventRecover, rec.Term, "sealed what the service wrote here before it went down, as generation %s", res.ID)
+	res, archived, err := s.Replica.SealDirty(ctx, req)
+	switch {
+	case err != nil:
+		return fmt.Errorf("service %s: what it wrote on %s before it went down cannot be sealed: %w", s.name, s.Node, err)
+	case archived != "":
+		s.decide(api.EventDiverged, rec.Term, "what the service wrote here in term %d and nobody had received is archived as %s", rec.Term, archived)
+	case !res.ID.IsZero():
+		s.decide(api.EventRecover, rec.Term, "sealed what the service wrote here before it went down, as generation %s", res.ID)
+	default:
+		s.decide(api.EventRecover, rec.Term, "nothing was written here in term %d that had not been received", rec.Term)
+	}
 	return s.persist(func(r *record) { r.Dirty = false })
 }
 
-// seal captures the live tree with the containers stopped.
-func (s *Service) seal(ctx context.Context, term uint64, final bool) (replication.SealResult, error) {
+// sealRequest asks for the live tree as it is, with the containers stopped.
+func (s *Service) sealRequest(ctx context.Context, term uint64) (replication.SealRequest, error) {
 	def, err := s.localDefinition(ctx)
 	if err != nil {
-		return replication.SealResult{}, err
+		return replication.SealRequest{}, err
 	}
-	rec := s.snapshot()
-	paths, err := s.Runtime.VolumePaths(ctx, volumes(rec.Spec, def))
-	if err != nil {
-		return replication.SealResult{}, err
-	}
-	return s.Replica.Seal(ctx, replication.SealRequest{Term: term, Final: final, Roots: paths,
-		Definition: def.Bytes, Images: def.Images})
+	paths, err := s.Runtime.VolumePaths(ctx, volumes(s.snapshot().Spec, def))
+	return replication.SealRequest{Term: term, Roots: paths, Definition: def.Bytes, Images: def.Images}, err
 }
 
 // localDefinition is the definition as Podman has it now; where Podman cannot

@@ -61,21 +61,68 @@ func (e *Engine) Realign(ctx context.Context, base replication.ID) (archived []s
 	return archived, nil
 }
 
-// ArchiveTree archives what the live trees are now as a diverged generation: data
-// that was on this node before it first took part.
+// SealDirty takes care of what containers wrote on this node in a term that
+// ended without a final capture: the node went down. Where nobody has been
+// promoted since, as far as the store knows, it is sealed as the term's next
+// generation, and archived is empty. Where the store has a newer term's
+// generations already, it belongs to no chain any more: it is archived as
+// diverged, or it is nothing (ErrUnchanged is not returned: both results are empty).
+func (e *Engine) SealDirty(ctx context.Context, r replication.SealRequest) (res replication.SealResult, archived string, err error) {
+	head, err := e.store.Head()
+	if err != nil {
+		return res, "", err
+	}
+	if head.Term <= r.Term {
+		res, err = e.Seal(ctx, r)
+		return res, "", err
+	}
+	archived, err = e.ArchiveTree(ctx, r)
+	return res, archived, err
+}
+
+// ArchiveTree archives what the live trees are now as a diverged generation, and
+// names it; "" when they hold nothing that this node's own last generation does
+// not. The next Apply looks at the whole trees.
 func (e *Engine) ArchiveTree(ctx context.Context, r replication.SealRequest) (string, error) {
 	e.work.Lock()
 	defer e.work.Unlock()
-	pack := e.store.NewPack()
-	defer pack.Abort()
-	m, err := e.captureAll(ctx, r, pack)
+	base, err := e.lastOwn(r.Term)
 	if err != nil {
 		return "", err
 	}
-	if _, err := pack.Seal(); err != nil {
+	pack := e.store.NewPack()
+	defer pack.Abort()
+	asOf := time.Now()
+	res, err := e.capturer.Capture(ctx, capture.Request{Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base), Sink: pack})
+	name := ""
+	switch {
+	case errors.Is(err, replication.ErrUnchanged):
+	case err != nil:
 		return "", err
+	default:
+		if _, err := pack.Seal(); err != nil {
+			return "", err
+		}
+		if name, err = e.store.Diverge(next(base, r, res, e.store.Service(), asOf)); err != nil {
+			return "", err
+		}
 	}
-	return e.store.Diverge(m)
+	return name, e.applier.SetApplied(replication.ID{})
+}
+
+// lastOwn is the newest generation that is not of a later term than term: what
+// the live trees of a former active went on from. Nil where there is none.
+func (e *Engine) lastOwn(term uint64) (*replication.Manifest, error) {
+	list, err := e.store.Generations()
+	if err != nil {
+		return nil, err
+	}
+	for i := len(list) - 1; i >= 0; i-- {
+		if list[i].Term <= term {
+			return e.store.Load(list[i])
+		}
+	}
+	return nil, nil
 }
 
 // Diverged names the archived diverged generations.
@@ -92,15 +139,4 @@ func (e *Engine) Diverged() []string {
 		names = append(names, d.Name)
 	}
 	return names
-}
-
-// captureAll reads the trees whole, as a manifest that belongs to no chain.
-func (e *Engine) captureAll(ctx context.Context, r replication.SealRequest, sink capture.Sink) (*replication.Manifest, error) {
-	asOf := time.Now()
-	res, err := e.capturer.Capture(ctx, capture.Request{Volumes: volumes(r.Roots), Sink: sink})
-	if err != nil {
-		return nil, err
-	}
-	m := next(nil, r, res, e.store.Service(), asOf)
-	return m, nil
 }
