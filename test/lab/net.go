@@ -135,6 +135,9 @@ func output(ctx context.Context, stdin, name string, args ...string) ([]byte, er
 	var out, msg bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &msg
 	if err := cmd.Run(); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
 		return out.Bytes(), fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(msg.Bytes()))
 	}
 	return out.Bytes(), nil
