@@ -139,11 +139,11 @@ func (s *session) entries(sv *service, n node) ([]os.FileInfo, error) {
 			return nil, err
 		}
 		defer d.Close()
-		real, err := d.ReadDir(maxListed)
+		found, err := d.ReadDir(maxListed)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
 		}
-		for _, e := range real {
+		for _, e := range found {
 			m, err := resolve(path.Join("/", n.service, n.dir, e.Name()))
 			if err != nil {
 				continue
