@@ -54,8 +54,9 @@ type Applier struct {
 	g   Generations
 	o   Options
 
-	mu    sync.Mutex // guards the files in dir, the live trees, and what follows
-	index *liveIndex // nil: not loaded yet
+	mu    sync.Mutex  // guards the files in dir, the live trees, and what follows
+	index *liveIndex  // nil: not loaded yet
+	left  *tree.Index // index of the generation that SetApplied(none) left
 	last  *replication.Manifest
 	saved time.Time
 }
@@ -133,6 +134,9 @@ func (a *Applier) pendingLocked() (*Journal, error) {
 func (a *Applier) SetApplied(id replication.ID) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if at, err := a.appliedLocked(); err == nil && !at.IsZero() && id.IsZero() && a.index != nil {
+		a.left = a.index.index(at)
+	}
 	a.index, a.last = nil, nil // of trees that others may have changed
 	if id.IsZero() {
 		// The journal goes last: until then the trees are at no generation.
@@ -224,7 +228,7 @@ func (a *Applier) runLocked(ctx context.Context, from, to replication.ID, roots 
 	if err := a.finishLocked(to); err != nil {
 		return err
 	}
-	a.last = target
+	a.last, a.left = target, nil
 	a.saveIndexLocked(to)
 	return nil
 }

@@ -102,6 +102,19 @@ func TestIndexAfterPromotion(t *testing.T) {
 	}
 }
 
+// Leaving the generation for a promotion does not lose the index.
+func TestIndexOutlivesLeaving(t *testing.T) {
+	r := newRig(t, treetest.Mount(t, "ext4"))
+	small(t, inside(r.src))
+	r.cycle(t)
+	treetest.Must(t, r.applier.SetApplied(replication.ID{}))
+	at, err := r.applier.Applied()
+	x := r.applier.Index()
+	if err != nil || !at.IsZero() || x == nil || x.ID != r.base.ID || len(x.Volumes["data"]) != len(r.base.Volumes[0].Entries) {
+		t.Fatalf("applied %s, %v, index %+v", at, err, x)
+	}
+}
+
 func TestVerifyFinds(t *testing.T) {
 	r := newRig(t, treetest.Mount(t, "ext4"))
 	treetest.Corpus(t, r.src)

@@ -82,24 +82,29 @@ func (l *liveIndex) index(id replication.ID) *tree.Index {
 	return x
 }
 
-// Index is what the live trees look like to stat at the applied generation, for
-// the first capture after a promotion: ask before containers start. Nil when
-// it is not known; then everything is read once.
+// Index is what the live trees looked like to stat when they were at the
+// generation it names, for the first capture after a promotion. It stays true
+// after SetApplied(none): it says what was, and a capture compares. Nil when it
+// is not known; then everything is read once.
 func (a *Applier) Index() *tree.Index {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	id, err := a.appliedLocked()
-	if err != nil || id.IsZero() {
+	if j, err := a.pendingLocked(); err != nil || j != nil {
 		return nil
 	}
-	if a.index == nil {
-		x := tree.LoadIndex(a.IndexPath())
-		if x == nil || x.ID != id {
-			return nil
-		}
+	id, err := a.appliedLocked()
+	switch {
+	case err != nil:
+		return nil
+	case id.IsZero():
+		return a.left
+	case a.index != nil:
+		return a.index.index(id)
+	}
+	if x := tree.LoadIndex(a.IndexPath()); x != nil && x.ID == id {
 		return x
 	}
-	return a.index.index(id)
+	return nil
 }
 
 // SaveIndex makes the index durable, so that it outlives the process. It is
