@@ -44,6 +44,11 @@ func relayout(r io.Reader, w io.Writer) error {
 		if h.Typeflag != tar.TypeReg {
 			continue // links of the format's first version
 		}
+		for key := range h.PAXRecords {
+			if strings.HasPrefix(key, "GNU.sparse.") {
+				return fmt.Errorf("%s in Podman's image archive is a sparse file", h.Name)
+			}
+		}
 		if err := l.add(h, in); err != nil {
 			return err
 		}
