@@ -48,7 +48,7 @@ func New(run Run) *Cluster {
 func (c *Cluster) View(ctx context.Context) (View, error) {
 	out, err := c.run(ctx, "crm_mon", "--one-shot", "--output-as=xml")
 	if err != nil {
-		return View{}, fmt.Errorf("Pacemaker does not answer here: %w; see systemctl status pacemaker", err)
+		return View{}, fmt.Errorf("no answer from Pacemaker on this node: %w; see systemctl status pacemaker", err)
 	}
 	return ParseView(out)
 }
