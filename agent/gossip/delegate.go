@@ -34,7 +34,7 @@ func (d *delegate) NotifyMsg(b []byte) { d.g.receive(b) }
 // MergeRemoteState queues a peer's state from a push/pull.
 func (d *delegate) MergeRemoteState(b []byte, _ bool) { d.g.receive(b) }
 
-// LocalState is our own state as it was published last.
+// LocalState is our own state as it was published last; none before Start is done.
 func (d *delegate) LocalState(bool) []byte {
 	d.g.own.Lock()
 	defer d.g.own.Unlock()
@@ -76,6 +76,12 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 		d.g.complain("a node that is not a configured peer wants to join: refused", "node", n.Name, "address", n.Address(),
 			"next", "name it as a peer in "+api.ConfigPath+", or keep it away: it has this cluster's gossip key")
 		return fmt.Errorf("%s is not a configured peer", n.Name)
+	}
+	ip, _ := netip.AddrFromSlice(n.Addr)
+	if !d.g.table.allows(n.Name, netip.AddrPortFrom(ip.Unmap(), n.Port)) {
+		d.g.complain("a node with a peer's name is at another address than the configured one: refused", "node", n.Name, "address", n.Address(),
+			"next", "give every node its own name; or if it is the peer, make its advertise address and the one configured here the same, in "+api.ConfigPath)
+		return fmt.Errorf("%s is not at its configured address", n.Name)
 	}
 	if m, ok := decodeMeta(n.Meta); ok && m.Version != api.Version {
 		d.g.foreign(header{Version: m.Version, Node: n.Name, Software: m.Software})

@@ -20,8 +20,7 @@
 // a greater incarnation of it than its own (its clock was set back between two
 // starts) takes a greater one still, or its news would be ignored for ever.
 //
-// Failure detection is memberlist's, tuned for two nodes: probes at half the
-// interval, two probe intervals of suspicion, so that a death shows in one to
-// two seconds at the default of one second. memberlist forgets a dead member;
-// the box goes on calling every configured peer, for ever.
+// Failure detection is memberlist's, tuned for two nodes, so that a death shows
+// in one to two seconds at the default interval. memberlist forgets a dead
+// member; the box goes on calling every configured peer, for ever.
 package gossip

@@ -47,6 +47,7 @@ type Gossip struct {
 		sync.Mutex
 		state   api.NodeStatus // as published last
 		encoded []byte
+		addr    string // where memberlist says that we are
 	}
 
 	changes struct {
@@ -94,15 +95,19 @@ func (g *Gossip) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := g.refreshOwn(); err != nil {
-		return err
-	}
 	members, err := memberlist.Create(cfg)
 	if err != nil {
 		return api.Errorf(api.KindGeneric, "check the gossip address in "+api.ConfigPath+" and that nothing else uses the port",
 			"gossip cannot listen on %s: %w", g.opts.Bind, err)
 	}
 	g.members = members
+	g.own.Lock()
+	g.own.addr = members.LocalNode().Address()
+	g.own.Unlock()
+	// The first state is made only now: every state says where it is from.
+	if err := g.refreshOwn(); err != nil {
+		return errors.Join(err, members.Shutdown())
+	}
 	g.life.started = true
 	ctx, g.cancel = context.WithCancel(ctx)
 	g.wg.Go(func() { g.publishLoop(ctx) })
@@ -198,10 +203,10 @@ func (g *Gossip) config() (*memberlist.Config, error) {
 	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
 	c.EnableCompression = false // states are deflated here
 
-	// A dead peer shows after at most one wait for the next probe, one probe
-	// and the suspicion: 0.5 + 0.5 + 1 s at the default interval.
-	c.ProbeInterval = g.opts.Interval / 2
-	c.ProbeTimeout = g.opts.Interval / 4
+	// A dead peer shows after one wait for the next probe (0 to 0.4 s at the
+	// default interval), one failed probe (0.4 s) and the suspicion (0.8 s).
+	c.ProbeInterval = g.opts.Interval * 2 / 5
+	c.ProbeTimeout = g.opts.Interval / 5
 	c.SuspicionMult = 2
 	c.SuspicionMaxTimeoutMult = 1
 	// With two nodes a peer's death looks like our own bad health: do not let

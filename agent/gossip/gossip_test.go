@@ -238,13 +238,19 @@ func TestStrangersAndDoublesAreRefused(t *testing.T) {
 	newNode(t, "n9", c, []Peer{{"n1", a}}, nil).start(t)
 	eventually(t, "stranger refused", func() bool { return n1.logged("not a configured peer wants to join: refused") })
 	newNode(t, "n2", d, []Peer{{"n1", a}}, nil).start(t)
-	eventually(t, "double refused", func() bool { return n1.logged("two nodes have the same name") })
+	eventually(t, "double refused", func() bool { return n1.logged("is at another address than the configured one: refused") })
 	newNode(t, "n1", loopback(t), []Peer{{"n2", b}}, nil).start(t)
 	eventually(t, "second of our own name", func() bool {
-		return n2.logged("two nodes have the same name")
+		return n2.logged("is at another address than the configured one: refused")
 	})
-	if s := n1.peer("n2"); len(n1.Peers()) != 1 || !s.Alive || inc == 0 {
-		t.Errorf("peers of n1: %+v", n1.Peers())
+	// The right ones are not disturbed for good. (On a busy machine a peer can
+	// seem dead for a moment at these short intervals.)
+	eventually(t, "n2 as before", func() bool {
+		s := n1.peer("n2")
+		return len(n1.Peers()) == 1 && s.Alive && s.Incarnation == inc
+	})
+	if n1.logged("remembers a later start") || n2.logged("remembers a later start") {
+		t.Error("the second node's state got in")
 	}
 }
 
@@ -305,7 +311,7 @@ func TestOtherVersion(t *testing.T) {
 	n1, n2 := nodes[0], nodes[1]
 	eventually(t, "joined", func() bool { return n1.peer("n2").Incarnation != 0 })
 	say := func() {
-		m := encodeForeign(t, header{Version: api.Version + 1, Node: "n2", Software: "9.9"})
+		m := encodeForeign(t, header{Version: api.Version + 1, Node: "n2", Software: "9.9", Addr: n2.addr})
 		n1.handle(message{data: m, at: time.Now()})
 	}
 	n2.stopHard(t)

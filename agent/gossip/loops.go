@@ -52,7 +52,7 @@ func (g *Gossip) refreshOwn() error {
 	s.Incarnation, s.Seq, s.At = g.own.state.Incarnation, g.own.state.Seq+1, time.Now().UnixNano()
 	s = asSent(s)
 	s.Services = slices.Clone(s.Services)
-	b, err := encodeState(stateMessage{State: s, Known: known})
+	b, err := encodeState(stateMessage{header: header{Addr: g.own.addr}, State: s, Known: known})
 	if err != nil {
 		return err
 	}
@@ -118,10 +118,7 @@ func (g *Gossip) handle(m message) {
 func (g *Gossip) handleState(body []byte, at time.Time) {
 	m, err := decodeState(body)
 	switch {
-	case errors.Is(err, errVersion):
-		g.foreign(m.header)
-		return
-	case err != nil:
+	case err != nil && !errors.Is(err, errVersion):
 		g.complain("a state that cannot be read was ignored", "error", err)
 		return
 	case m.Node == g.opts.Node:
@@ -131,6 +128,13 @@ func (g *Gossip) handleState(body []byte, at time.Time) {
 	case !g.table.has(m.Node):
 		g.complain("the state of a node that is not a configured peer was ignored", "node", m.Node,
 			"next", "name it as a peer in "+api.ConfigPath)
+		return
+	case !g.table.isFrom(m.header):
+		g.complain("the state of a second node with the same name was ignored", "node", m.Node, "address", m.Addr,
+			"next", "give every node its own name: node in "+api.ConfigPath)
+		return
+	case err != nil: // another version
+		g.foreign(m.header)
 		return
 	}
 	if g.table.merge(m.State, at) {
@@ -219,11 +223,16 @@ func (g *Gossip) call(ctx context.Context, p Peer) error {
 	if err != nil {
 		return err
 	}
-	for _, ip := range ips {
+	addrs := make([]netip.AddrPort, len(ips))
+	for i, ip := range ips {
+		addrs[i] = netip.AddrPortFrom(ip.Unmap(), port)
+	}
+	g.table.setAllowed(p.Name, addrs)
+	for _, a := range addrs {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if _, err = g.members.Join([]string{netip.AddrPortFrom(ip.Unmap(), port).String()}); err == nil {
+		if _, err = g.members.Join([]string{a.String()}); err == nil {
 			return nil
 		}
 	}

@@ -34,6 +34,9 @@ type header struct {
 	Version  int    `json:"version"`
 	Node     string `json:"node"`
 	Software string `json:"software"`
+	// Addr is where the sender is a member: it tells a node from another that
+	// was given its name by mistake.
+	Addr string `json:"addr"`
 }
 
 // stateMessage is a node's own state, and what it knows of others.
@@ -46,7 +49,7 @@ type stateMessage struct {
 
 func encodeState(m stateMessage) ([]byte, error) {
 	m.State = asSent(m.State)
-	m.header = header{Version: m.State.Version, Node: m.State.Node, Software: m.State.Software}
+	m.header = header{Version: m.State.Version, Node: m.State.Node, Software: m.State.Software, Addr: m.Addr}
 	var b bytes.Buffer
 	b.WriteByte(kindState)
 	w, err := flate.NewWriter(&b, flate.BestSpeed)

@@ -22,7 +22,9 @@ const DefaultPort = 7946
 // Peer is another node of the cluster.
 type Peer struct {
 	Name string
-	Addr string // host or address, with or without port
+	// Addr is the host or address, with or without port ([DefaultPort]), that the
+	// peer advertises: a node of that name at any other is refused.
+	Addr string
 }
 
 // Options are a Gossip's. Node, Bind, Key and Local are needed.
@@ -30,7 +32,7 @@ type Options struct {
 	Node      string   // this node's name, as in Pacemaker
 	Software  string   // this program's version, shown to the peers
 	Bind      string   // "address:port" to listen on, TCP and UDP
-	Advertise string   // "address:port" peers reach us at; empty: Bind
+	Advertise string   // "address:port" peers reach us at, and have us configured at; empty: Bind
 	Key       [32]byte // AES-256, the same on all nodes
 	Peers     []Peer
 

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -32,6 +33,8 @@ type entry struct {
 	state   api.NodeStatus   // Incarnation 0: none yet
 	seen    time.Time        // when it was heard last; zero: never
 	member  *memberlist.Node // while it is alive: our own copy, since memberlist changes its own
+	addr    string           // of the member, also when it is dead
+	allowed []netip.AddrPort // where the configuration says it is; none: not known yet
 	foreign *header          // set while the peer speaks another version
 	clock   clock
 }
@@ -39,7 +42,13 @@ type entry struct {
 func newTable(peers []Peer) *table {
 	t := &table{peers: map[string]*entry{}}
 	for _, p := range peers {
-		t.peers[p.Name] = &entry{}
+		e := &entry{}
+		if host, port, err := p.hostPort(); err == nil {
+			if ip, err := netip.ParseAddr(host); err == nil {
+				e.allowed = []netip.AddrPort{netip.AddrPortFrom(ip.Unmap(), port)}
+			}
+		}
+		t.peers[p.Name] = e
 	}
 	return t
 }
@@ -88,7 +97,40 @@ func (t *table) setMember(name string, n *memberlist.Node) bool {
 	}
 	was := e.member != nil
 	e.member = n
+	if n != nil {
+		e.addr = n.Address()
+	}
 	return was != (n != nil)
+}
+
+// setAllowed notes what a peer's host name stands for now.
+func (t *table) setAllowed(name string, addrs []netip.AddrPort) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.peers[name].allowed = addrs
+}
+
+// allows tells whether a peer may be at an address. Without this, a machine
+// that was given the peer's name by mistake would take its place whenever the
+// peer is down.
+func (t *table) allows(name string, at netip.AddrPort) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	allowed := t.peers[name].allowed
+	return len(allowed) == 0 || slices.Contains(allowed, at)
+}
+
+// isFrom tells whether a message comes from the configured peer, and not from
+// another machine with the same name.
+func (t *table) isFrom(h header) bool {
+	at, err := netip.ParseAddrPort(h.Addr)
+	if err != nil || !t.allows(h.Node, netip.AddrPortFrom(at.Addr().Unmap(), at.Port())) {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	known := t.peers[h.Node].addr
+	return known == "" || known == h.Addr
 }
 
 // member is a living peer, not to be changed; nil if it is not there.

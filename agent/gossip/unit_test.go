@@ -33,7 +33,7 @@ func deflated(t testing.TB, v any) []byte {
 // encodeForeign is a message of another version, as this package would meet it.
 func encodeForeign(t testing.TB, h header) []byte {
 	return append([]byte{kindState}, deflated(t, map[string]any{
-		"version": h.Version, "node": h.Node, "software": h.Software, "state": "in another shape",
+		"version": h.Version, "node": h.Node, "software": h.Software, "addr": h.Addr, "state": "in another shape",
 	})...)
 }
 
@@ -268,6 +268,45 @@ func TestValidate(t *testing.T) {
 		spoil(&o)
 		if err := o.Validate(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// A state is taken only from where the configuration says that the peer is.
+func TestStateFromAnotherAddress(t *testing.T) {
+	for _, c := range []struct {
+		configured, from string
+		ok               bool
+	}{
+		{"192.0.2.2:7946", "192.0.2.2:7946", true},
+		{"192.0.2.2", "192.0.2.2:7946", true},
+		{"[2001:db8::2]:1", "[2001:db8::2]:1", true},
+		{"192.0.2.2:7946", "192.0.2.3:7946", false},
+		{"192.0.2.2:7946", "192.0.2.2:7947", false},
+		{"192.0.2.2:7946", "", false},
+		{"n2.example:7946", "192.0.2.9:7946", true}, // not looked up yet
+	} {
+		g, err := New(Options{
+			Node: "n1", Bind: "127.0.0.1:1", Key: testKey, Peers: []Peer{{"n2", c.configured}},
+			Local: func() api.NodeStatus { return api.NodeStatus{} },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := encodeState(stateMessage{
+			header: header{Addr: c.from},
+			State:  api.NodeStatus{Version: api.Version, Node: "n2", Incarnation: 1, Seq: 1},
+			Known:  map[string]int64{"n1": 1 << 62},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.handle(message{data: b, at: time.Now()})
+		if got := g.Peers()[0].Incarnation == 1; got != c.ok {
+			t.Errorf("configured %s, from %q: taken %v, want %v", c.configured, c.from, got, c.ok)
+		}
+		if bumped := g.Self().Incarnation > 1<<62; bumped != c.ok {
+			t.Errorf("configured %s, from %q: incarnation changed %v, want %v", c.configured, c.from, bumped, c.ok)
 		}
 	}
 }

@@ -31,7 +31,7 @@
 // Announcements are gratuitous ARP in both forms, request and reply, since
 // some switches and hosts learn from only one of them, and an unsolicited
 // neighbour advertisement with the Override flag. They go out at once and are
-// repeated more than a second apart, since Linux before 4.14 or so ignores what
+// repeated more than a second apart, since an older Linux ignores what
 // comes within its ARP lock time of one second.
 //
 // A known limit: if an IPv4 virtual address was there before the node's own

@@ -14,7 +14,7 @@ const (
 )
 
 // MinAnnounceSpacing is the least time between announcements of one address:
-// Linux before 4.14 or so ignores a change within a second of the last
+// an older Linux ignores a change within a second of the last
 // (neigh/*/locktime), and a burst is then as good as its first frame.
 const MinAnnounceSpacing = 1100 * time.Millisecond
 
