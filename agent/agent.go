@@ -26,6 +26,11 @@ import (
 // stopTime bounds the parts of a shutdown; the service itself is left alone.
 const stopTime = 5 * time.Second
 
+// probeInterval spaces the three probes for a duplicate address. It is on the way
+// of a takeover, and whoever holds an address on the same segment answers within
+// a millisecond; DESIGN allows for less than RFC 5227's seconds.
+const probeInterval = 20 * time.Millisecond
+
 // Options of an Agent.
 type Options struct {
 	Config *config.Config
@@ -110,10 +115,12 @@ func (a *Agent) openParts() error {
 	a.podman = podman.New(podman.Options{Socket: a.conf.Podman, Record: filepath.Join(stateDir(a.conf.Store), "podman.record"), Logger: a.log})
 	a.onStop("podman", a.podman.Close)
 	a.runtime = &runtimeAdapter{client: a.podman}
-	m := vip.New(vip.Options{Logger: a.log})
+	m := vip.New(vip.Options{Logger: a.log, ProbeInterval: probeInterval})
 	a.onStop("addresses", func() error { m.Close(); return nil }) // ends announcing; addresses stay
 	a.addresses = addresses{manager: m}
-	a.procs = newProcesses(freezeDir(a.opts.RunDir), a.log)
+	if a.procs, err = newProcesses(freezeDir(a.opts.RunDir), a.log); err != nil {
+		return err
+	}
 	a.onStop("freezer", a.procs.Close)
 	a.cluster = scores{cluster.New(cluster.Options{Node: a.conf.Node, Logger: a.log})}
 	a.health = &health{ping: a.podman.Ping, store: a.conf.Store}

@@ -2,9 +2,9 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/cgroup"
@@ -20,58 +20,25 @@ type processes struct {
 	host    *cgroup.Host
 	freezer *cgroup.Freezer
 	log     *slog.Logger
-
-	mu     sync.Mutex // guards guard and closed
-	guard  *cgroup.Guard
-	closed bool
+	guard   *cgroup.Keeper // of the process that ends freezes when the agent cannot
 }
 
 var _ service.Processes = (*processes)(nil)
 
-func newProcesses(freezeDir string, log *slog.Logger) *processes {
-	p := &processes{host: cgroup.NewHost(cgroup.Options{Log: log}), log: log}
-	p.freezer = cgroup.NewFreezer(cgroup.FreezerOptions{Dir: freezeDir, Guard: p.current, Log: log, Host: p.host})
-	return p
-}
-
-// current is the running guard; one that died is started anew. Without one, the
-// freezer refuses to freeze.
-func (p *processes) current() *cgroup.Guard {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return nil
-	}
-	if p.guard != nil {
-		select {
-		case <-p.guard.Done():
-			p.log.Warn("the freeze guard died and is started anew")
-			p.guard = nil
-		default:
-			return p.guard
-		}
-	}
+// newProcesses makes the freezer with its guard: a process of this same program
+// that is started at the first need and anew when it dies. Without one, nothing
+// is frozen.
+func newProcesses(freezeDir string, log *slog.Logger) (*processes, error) {
 	self, err := os.Executable()
 	if err != nil {
-		p.log.Error("no freeze guard: this program's own path cannot be found", "error", err)
-		return nil
+		return nil, fmt.Errorf("this program's own path, for the freeze guard: %w", err)
 	}
-	g, err := cgroup.StartGuard([]string{self, GuardCommand}, p.log)
-	if err != nil {
-		p.log.Error("no freeze guard, so nothing is frozen", "error", err)
-		return nil
-	}
-	p.guard = g
-	return g
+	p := &processes{host: cgroup.NewHost(cgroup.Options{Log: log}), guard: cgroup.KeepGuard([]string{self, GuardCommand}, log), log: log}
+	p.freezer = cgroup.NewFreezer(cgroup.FreezerOptions{Dir: freezeDir, Guard: p.guard.Guard, Log: log, Host: p.host})
+	return p, nil
 }
 
 func (p *processes) Close() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = true
-	if p.guard == nil {
-		return nil
-	}
 	return p.guard.Close()
 }
 

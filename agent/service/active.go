@@ -22,6 +22,11 @@ func (s *Service) runActive(ctx context.Context, wake <-chan struct{}) {
 	wg.Go(func() { s.shipLoop(ctx, fresh) })
 	defer wg.Wait()
 	s.assertScore(ctx)
+	// From here on the live tree is the containers' own; a record that is lost must
+	// not let an Apply take it for the generation it started from.
+	if err := s.Replica.Recheck(); err != nil {
+		s.log.Warn("the record of the live tree cannot be written", "error", err)
+	}
 	inspected := time.Time{}
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -37,6 +42,7 @@ func (s *Service) runActive(ctx context.Context, wake <-chan struct{}) {
 			s.replicationProblem(err)
 		} else if err == nil {
 			s.replicationProblem(nil)
+			s.Gossip.Publish() // how fresh the data is: the standby's RPO hangs on it
 		}
 		signal(fresh)
 		if err := s.Replica.Prune(); err != nil {

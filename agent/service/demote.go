@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -53,38 +54,49 @@ func (s *Service) leaveActive(ctx context.Context, final bool) error {
 	})
 	defer score.Wait()
 	began := s.Now()
-	if err := s.stopContainers(ctx, rec.Spec); err != nil {
+	gone, err := s.quiesce(ctx, rec.Spec)
+	if err != nil {
 		return err
 	}
 	s.stepDone("stop-containers", rec.Term, began)
 	s.Crash("demote:containers")
 	if err := s.VIP.Remove(ctx, rec.Spec); err != nil {
-		return err
+		return errors.Join(err, gone())
 	}
 	s.Crash("demote:address")
-	clean := false
-	if rec.Dirty {
-		began = s.Now()
-		req, err := s.sealRequest(ctx, rec.Term)
-		if err != nil {
-			return err
-		}
-		req.Final = final
-		res, err := s.Replica.Seal(ctx, req)
-		if err != nil {
-			return err
-		}
-		s.stepDone("seal", rec.Term, began)
-		s.Crash("demote:sealed")
-		began = s.Now()
-		clean = s.shipFinal(ctx, res.ID.String())
-		s.stepDone("ship", rec.Term, began)
+	clean, err := s.sealAndShip(ctx, rec, final)
+	if err := errors.Join(err, gone()); err != nil {
+		return err
 	}
-	err := s.persist(func(r *record) {
+	err = s.persist(func(r *record) {
 		r.Role, r.Step, r.Dirty, r.Clean, r.FreshAt = api.RoleStandby, stepNone, false, clean, s.Now().UnixNano()
 	})
 	s.saveLocal()
 	return err
+}
+
+// sealAndShip seals what the containers wrote, which no longer run, and says
+// whether a standby has it.
+func (s *Service) sealAndShip(ctx context.Context, rec record, final bool) (clean bool, err error) {
+	if !rec.Dirty {
+		return false, nil
+	}
+	began := s.Now()
+	req, err := s.sealRequest(ctx, rec.Term)
+	if err != nil {
+		return false, err
+	}
+	req.Final = final
+	res, err := s.Replica.Seal(ctx, req)
+	if err != nil {
+		return false, err
+	}
+	s.stepDone("seal", rec.Term, began)
+	s.Crash("demote:sealed")
+	began = s.Now()
+	clean = s.shipFinal(ctx, res.ID.String())
+	s.stepDone("ship", rec.Term, began)
+	return clean, nil
 }
 
 // shipFinal sends the final generation and says whether a standby has it.
@@ -105,29 +117,87 @@ func (s *Service) shipFinal(ctx context.Context, id string) bool {
 	return shipped
 }
 
-// stopContainers ends the service's containers, last started first: asked
-// politely through Podman, and proved (and forced) without it.
+// stopContainers ends the service's containers and proves it.
 func (s *Service) stopContainers(ctx context.Context, spec api.Spec) error {
+	gone, err := s.quiesce(ctx, spec)
+	if err != nil {
+		return err
+	}
+	return gone()
+}
+
+// quiesce asks the containers to end, last started first, and returns when no
+// process of theirs writes any more. Podman may still be tidying up: gone waits
+// for it, ends by force what is left, and proves without Podman that nothing is.
+func (s *Service) quiesce(ctx context.Context, spec api.Spec) (gone func() error, err error) {
 	polite, cancel := politeTime(ctx, time.Duration(spec.StopTimeout))
-	defer cancel()
+	var tidy sync.WaitGroup
 	for _, name := range slices.Backward(spec.Containers) {
 		grace := time.Duration(spec.StopTimeout)
 		if d, ok := polite.Deadline(); ok {
 			grace = min(grace, time.Until(d)-time.Second)
 		}
-		if err := s.Runtime.Stop(polite, name, max(grace, 0)); err != nil {
-			s.log.Warn("Podman did not stop a container; its processes are ended without it", "container", name, "error", err)
+		stopped := make(chan struct{})
+		tidy.Go(func() {
+			defer close(stopped)
+			if err := s.Runtime.Stop(polite, name, max(grace, 0)); err != nil {
+				s.log.Warn("Podman did not stop a container; its processes are ended without it", "container", name, "error", err)
+			}
+		})
+		s.awaitEnd(name, stopped)
+	}
+	finish := func() error {
+		tidy.Wait()
+		cancel()
+		err := s.Procs.Evict(ctx, spec.Containers)
+		s.mu.Lock()
+		clear(s.seen)
+		s.health = api.HealthUnknown
+		s.prepared = ""
+		s.mu.Unlock()
+		if err != nil {
+			return api.Errorf(api.KindGeneric, "the node must be fenced if they cannot be ended", "service %s: processes of its containers are left on %s: %v", s.name, s.Node, err)
+		}
+		return nil
+	}
+	if s.anyRuns() {
+		// Podman is done and a process is still there: the proof comes before anything else.
+		if err := finish(); err != nil {
+			return nil, err
+		}
+		return func() error { return nil }, nil
+	}
+	return finish, nil
+}
+
+// awaitEnd returns when the container's process has ended, or Podman has nothing
+// more to do about it.
+func (s *Service) awaitEnd(name string, stopped <-chan struct{}) {
+	s.mu.Lock()
+	c, ok := s.seen[name]
+	s.mu.Unlock()
+	for ok && s.Procs.Running(c) {
+		select {
+		case <-stopped:
+			return
+		case <-time.After(time.Millisecond):
 		}
 	}
-	if err := s.Procs.Evict(ctx, spec.Containers); err != nil {
-		return api.Errorf(api.KindGeneric, "the node must be fenced if they cannot be ended", "service %s: processes of its containers are left on %s: %v", s.name, s.Node, err)
+	if !ok { // not known: only Podman can say
+		<-stopped
 	}
+}
+
+// anyRuns says whether a container's own process is left, as far as is known.
+func (s *Service) anyRuns() bool {
 	s.mu.Lock()
-	clear(s.seen)
-	s.health = api.HealthUnknown
-	s.prepared = ""
-	s.mu.Unlock()
-	return nil
+	defer s.mu.Unlock()
+	for _, c := range s.seen {
+		if s.Procs.Running(c) {
+			return true
+		}
+	}
+	return false
 }
 
 // politeTime bounds the part of a stop in which Podman is asked: a hung Podman

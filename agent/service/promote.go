@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/understudy-ha/understudy/agent/api"
 )
 
@@ -18,8 +16,11 @@ import (
 //  3. "promoting with this term, dirty" is durable;
 //  4. the store is fenced with the term: stale senders are refused from here (2);
 //  5. the live tree is brought to exactly the committed head (3);
-//  6. containers start while the network is asked for a duplicate of the address;
+//  6. containers start;
 //  7. addresses, announced; the role is durable.
+//
+// The network is asked for a duplicate of the address from the begin on, beside
+// steps 2 to 6; the answer is awaited before 7. Nothing before 7 can be seen from outside.
 //
 // A failure after 3 undoes: addresses off, containers stopped, what they wrote sealed.
 func (s *Service) promote(ctx context.Context, spec api.Spec) error {
@@ -39,13 +40,14 @@ func (s *Service) promote(ctx context.Context, spec api.Spec) error {
 	if why := s.blockers(); len(why) > 0 && rec.Step != stepPromoting {
 		return api.Errorf(api.KindRefused, "understudy status shows both nodes", "service %s is not promoted on %s: %s", s.name, s.Node, strings.Join(why, "; "))
 	}
+	unique := s.probeAddresses(ctx)
 	s.loop.stop() // an apply under way is taken up below, from its journal
 	term, err := s.takeTerm(ctx)
 	if err != nil {
 		s.loop.start(s.runStandby)
 		return err
 	}
-	if err := s.activate(ctx, term); err != nil {
+	if err := s.activate(ctx, term, unique); err != nil {
 		s.undo(term, err)
 		return err
 	}
@@ -75,8 +77,16 @@ func (s *Service) takeTerm(ctx context.Context) (uint64, error) {
 	return term, err
 }
 
+// probeAddresses starts to ask the network for duplicates; its result waits for the answer.
+func (s *Service) probeAddresses(ctx context.Context) (unique func() error) {
+	done := make(chan error, 1)
+	spec := s.snapshot().Spec
+	go func() { done <- s.VIP.Probe(ctx, spec) }() // ends with ctx, which ends with the operation
+	return func() error { return <-done }
+}
+
 // activate does steps 4 to 7.
-func (s *Service) activate(ctx context.Context, term uint64) error {
+func (s *Service) activate(ctx context.Context, term uint64, unique func() error) error {
 	began := s.Now()
 	if err := s.Replica.Fence(term); err != nil {
 		return err
@@ -89,15 +99,15 @@ func (s *Service) activate(ctx context.Context, term uint64) error {
 	s.Crash("promote:tree")
 	began = s.Now()
 	spec := s.snapshot().Spec
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.startContainers(gctx, spec) })
-	g.Go(func() error { return s.VIP.Probe(gctx, spec) })
-	if err := g.Wait(); err != nil {
+	if err := s.startContainers(ctx, spec); err != nil {
 		return err
 	}
 	s.stepDone("containers", term, began)
 	s.Crash("promote:containers")
 	began = s.Now()
+	if err := unique(); err != nil {
+		return err
+	}
 	if err := s.VIP.Add(ctx, spec); err != nil {
 		return err
 	}

@@ -63,6 +63,7 @@ type Service struct {
 	missing  []string             // image IDs the head needs and Podman has not
 	problem  string               // of the last replication cycle
 	lagging  map[string]string    // peer → why it does not get what is new
+	freshOf  replication.ID       // standby: the head that freshAt is about
 	freshAt  time.Time            // our clock: the live tree (active) or the head (standby) was current then
 	heardAt  time.Time            // our clock: the active spoke last then
 	score    int

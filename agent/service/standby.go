@@ -257,17 +257,23 @@ func (s *Service) noteImages(have []string) {
 // the peer's clock are brought to ours by the measured offset.
 func (s *Service) hear() {
 	active, node, ok := s.activeNode()
-	if !ok {
-		return
-	}
-	head, err := s.Replica.Head()
-	if err != nil {
+	m, err := s.Replica.HeadManifest()
+	if err != nil || m == nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.heardAt = s.Now().Add(-time.Duration(node.SeenAgo))
-	if active.Committed == head.String() && active.FreshAt != 0 {
-		s.freshAt = time.Unix(0, active.FreshAt).Add(-time.Duration(node.ClockOffset))
+	offset := time.Duration(0)
+	if ok {
+		s.heardAt = s.Now().Add(-time.Duration(node.SeenAgo))
+		offset = time.Duration(node.ClockOffset)
+	}
+	fresh := m.CapturedAt.Add(-offset)
+	if ok && active.Committed == m.ID.String() && active.FreshAt != 0 {
+		fresh = time.Unix(0, active.FreshAt).Add(-offset)
+	}
+	// A new head may be older than what gossip said of the one before; never go back.
+	if fresh.After(s.freshAt) || m.ID != s.freshOf {
+		s.freshAt, s.freshOf = fresh, m.ID
 	}
 }

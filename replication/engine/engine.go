@@ -27,7 +27,7 @@ import (
 // Retention of the first version: enough generations to catch a standby up
 // after a short absence, and to restore from a recent past.
 const (
-	keepLast   = 120
+	keepLast   = 20
 	pruneEvery = time.Minute
 )
 
@@ -297,8 +297,17 @@ func (e *Engine) Prune() error {
 	if !due {
 		return nil
 	}
-	_, err := e.store.Prune(store.Policy{KeepLast: keepLast})
+	_, err := e.store.Prune(store.Policy{KeepLast: keepLast, Applied: e.liveAt()})
 	return err
+}
+
+// liveAt are the generations that the live trees are at, or are being brought from or to.
+func (e *Engine) liveAt() []replication.ID {
+	ids := []replication.ID{e.Applied()}
+	if j, err := e.applier.Pending(); err == nil && j != nil {
+		ids = append(ids, j.From, j.To)
+	}
+	return ids
 }
 
 // PendingImages are image archives that arrived verified and wait to be loaded.

@@ -21,7 +21,7 @@ theirs() {
   env OCF_RESOURCE_INSTANCE=virtual_ip OCF_RESKEY_ip=192.0.2.100 OCF_RESKEY_cidr_netmask=24 /usr/lib/ocf/resource.d/heartbeat/IPaddr2 monitor
   env OCF_RESOURCE_INSTANCE=podman-registry OCF_RESKEY_image=localhost/registry:1 OCF_RESKEY_name=registry /usr/lib/ocf/resource.d/heartbeat/podman monitor
 }
-timed() { local b=$EPOCHREALTIME e; "$1" >/dev/null 2>&1; rc=$?; e=$EPOCHREALTIME; echo "$1 $rc $(( ${e/./} - ${b/./} ))"; }
+timed() { local b=$EPOCHREALTIME e rc=0; "$1" >/dev/null 2>&1 || rc=$?; e=$EPOCHREALTIME; echo "$1 $rc $(( ${e/./} - ${b/./} ))"; }
 for i in $(seq %d); do timed ours; timed theirs; done
 `
 

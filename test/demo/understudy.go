@@ -111,7 +111,7 @@ func (d *demo) prober() (drill.Prober, error) {
 		return nil, err
 	}
 	return drill.ProcessProber{Command: func(ctx context.Context, round int) *exec.Cmd {
-		return d.stack.Client().Command(ctx, understudy, "probe", probeURL, "--events", "--until-eof", "--every", "8ms", "--timeout", "400ms",
+		return d.stack.Client().Command(ctx, understudy, "probe", probeURL, "--events", "--until-eof", "--every", "8ms", "--request-timeout", "400ms",
 			"--writes", writesURL, "--verify-writes", listURL, "--write-from", fmt.Sprint(drill.FirstWrite(round)))
 	}}, nil
 }
