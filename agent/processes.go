@@ -2,9 +2,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/cgroup"
@@ -46,6 +49,27 @@ func (p *processes) Close() error {
 // the container's program. A process that we froze runs.
 func (p *processes) Running(c service.Container) bool {
 	return c.PID > 0 && (c.StartTime == 0 || cgroup.StartTime(c.PID) == c.StartTime) && p.host.Started(c.PID)
+}
+
+// Ended also looks at the container's cgroup, where processes of a container with
+// --pid=host outlive its first one.
+func (p *processes) Ended(c service.Container) bool {
+	if p.Running(c) {
+		return false
+	}
+	if c.Cgroup == "" {
+		return c.PID == 0
+	}
+	alive, err := cgroup.Alive(filepath.Join("/sys/fs/cgroup", c.Cgroup))
+	return err == nil && !alive || errors.Is(err, fs.ErrNotExist)
+}
+
+// AskToEnd spares the time that Podman takes to send the signal.
+func (p *processes) AskToEnd(c service.Container) error {
+	if !p.Running(c) {
+		return nil
+	}
+	return cgroup.Signal(c.PID, c.StartTime, c.StopSignal)
 }
 
 // Evict ends the containers' processes and proves that none is left.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -15,8 +16,9 @@ import (
 	"github.com/understudy-ha/understudy/agent/service"
 )
 
-// pathsKept is how long a volume's path is believed: it is asked for in every cycle.
-const pathsKept = 10 * time.Second
+// pathsKept is how long a volume's path is believed. It is needed in every cycle, and
+// in a demotion while Podman is busy; a volume made anew under its name has the same.
+const pathsKept = time.Minute
 
 // runtimeAdapter is podman.Client as a service sees it.
 type runtimeAdapter struct {
@@ -42,7 +44,7 @@ func (r *runtimeAdapter) Inspect(ctx context.Context, name string) (service.Cont
 		return service.Container{}, err
 	}
 	out := service.Container{Name: c.Name, ID: c.ID, Running: c.State.Alive(), Initialised: c.State == podman.StateInitialized,
-		PID: c.PID, Cgroup: c.CgroupPath, Health: healthOf(c.Health)}
+		PID: c.PID, Cgroup: c.CgroupPath, StopSignal: c.StopSignal, Health: healthOf(c.Health)}
 	if c.PID > 0 {
 		out.StartTime = cgroup.StartTime(c.PID)
 	}
@@ -142,11 +144,18 @@ func (r *runtimeAdapter) VolumePaths(ctx context.Context, names []string) (map[s
 }
 
 func (r *runtimeAdapter) Init(ctx context.Context, name string) error {
-	return r.client.Init(ctx, name)
+	return needsAddress(r.client.Init(ctx, name))
 }
 
 func (r *runtimeAdapter) Start(ctx context.Context, name string) error {
-	return r.client.Start(ctx, name)
+	return needsAddress(r.client.Start(ctx, name))
+}
+
+func needsAddress(err error) error {
+	if errors.Is(err, podman.ErrNoAddress) {
+		return fmt.Errorf("%w: %w", service.ErrNeedsAddress, err)
+	}
+	return err
 }
 
 // Stop treats a container that does not exist as stopped.

@@ -79,6 +79,7 @@ type Container struct {
 	RestartPolicy string // no, always, on-failure, unless-stopped
 	AutoRemove    bool
 	Pod           string // ID, empty without
+	StopSignal    string // name or number, as Podman sends it in a stop
 	CreateCommand []string
 	Labels        map[string]string
 	Mounts        []Mount
@@ -127,7 +128,7 @@ func fromInspect(d *define.InspectContainerData) Container {
 		}
 	}
 	if cfg := d.Config; cfg != nil {
-		out.CreateCommand, out.Labels = cfg.CreateCommand, cfg.Labels
+		out.CreateCommand, out.Labels, out.StopSignal = cfg.CreateCommand, cfg.Labels, cfg.StopSignal
 	}
 	if h := d.HostConfig; h != nil {
 		out.AutoRemove = h.AutoRemove

@@ -32,18 +32,24 @@ func (c *Client) Init(ctx context.Context, name string) error {
 	if now, ierr := c.Inspect(ctx, name); ierr == nil && (now.State == StateInitialized || now.State.Alive()) {
 		return nil
 	}
-	if strings.Contains(err.Error(), "cannot assign requested address") {
-		return fail(errors.Join(ErrNoAddress, err), api.KindGeneric, "set net.ipv4.ip_nonlocal_bind=1 to set it up ahead of a takeover",
-			"container %s publishes a port on an address that is not on this node: %s", name, message(err))
-	}
-	return err
+	return noAddress(name, err)
 }
 
-// Start starts a container; one that runs already is fine.
+// noAddress recognises that a published port's address is not on this node.
+func noAddress(name string, err error) error {
+	if err == nil || !strings.Contains(err.Error(), "cannot assign requested address") {
+		return err
+	}
+	return fail(errors.Join(ErrNoAddress, err), api.KindGeneric, "set net.ipv4.ip_nonlocal_bind=1 to set it up ahead of a takeover",
+		"container %s publishes a port on an address that is not on this node: %s", name, message(err))
+}
+
+// Start starts a container; one that runs already is fine. ErrNoAddress as for
+// Init.
 func (c *Client) Start(ctx context.Context, name string) error {
-	return do(ctx, c, "start container "+name, func(ctx context.Context) error {
+	return noAddress(name, do(ctx, c, "start container "+name, func(ctx context.Context) error {
 		return containers.Start(ctx, name, nil)
-	})
+	}))
 }
 
 // Stop ends a container's process: its stop signal, then SIGKILL after grace, and

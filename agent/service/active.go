@@ -16,10 +16,10 @@ const inspectEvery = 5 * time.Second
 // runActive captures every interval and ships what was captured. Capturing and
 // shipping do not wait for each other: a slow link costs freshness on the
 // standby, not sealed history here.
-func (s *Service) runActive(ctx context.Context, wake <-chan struct{}) {
+func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 	fresh := make(chan struct{}, 1)
 	var wg sync.WaitGroup
-	wg.Go(func() { s.shipLoop(ctx, fresh) })
+	wg.Go(func() { s.shipLoop(ctx, quit, fresh) })
 	defer wg.Wait()
 	s.assertScore(ctx)
 	// From here on the live tree is the containers' own; a record that is lost must
@@ -50,6 +50,8 @@ func (s *Service) runActive(ctx context.Context, wake <-chan struct{}) {
 		}
 		select {
 		case <-ctx.Done():
+		case <-quit:
+			return
 		case <-wake:
 		case <-time.After(max(0, time.Duration(s.interval())-time.Since(began))):
 		}
@@ -112,20 +114,24 @@ func (s *Service) forgetDefinition() {
 }
 
 // shipLoop sends what is new, and what a standby that was away lacks.
-func (s *Service) shipLoop(ctx context.Context, fresh <-chan struct{}) {
+func (s *Service) shipLoop(ctx context.Context, quit, fresh <-chan struct{}) {
 	var images sync.WaitGroup
+	ictx, cancel := context.WithCancel(ctx) // an image is not waited for
 	defer images.Wait()
+	defer cancel()
 	sending := make(chan struct{}, 1)
 	for {
 		select {
 		case <-ctx.Done():
+			return
+		case <-quit:
 			return
 		case <-fresh:
 		}
 		s.shipNow(ctx)
 		select {
 		case sending <- struct{}{}: // images do not hold up data
-			images.Go(func() { s.shipImages(ctx); <-sending })
+			images.Go(func() { s.shipImages(ictx); <-sending })
 		default:
 		}
 	}

@@ -13,6 +13,9 @@ import (
 const (
 	// undoTime bounds taking back a failed promotion: a graceful stop and a seal.
 	undoTime = 30 * time.Second
+	// finishTime is how long a cycle under way may take to end by itself, with its
+	// connection, before it is cut short.
+	finishTime = time.Second
 	// shipReserve is what a demotion keeps of its time for the record and the answer
 	// when the final generation does not get across.
 	shipReserve = 2 * time.Second
@@ -30,7 +33,7 @@ func (s *Service) demote(ctx context.Context) error {
 	if rec.Role == api.RoleStopped && rec.Step == stepNone {
 		return api.Errorf(api.KindNotRunning, "", "service %s is stopped on %s", s.name, s.Node)
 	}
-	s.loop.stop()
+	s.loop.finish(finishTime)
 	if err := s.persist(func(r *record) { r.Step = stepDemoting }); err != nil {
 		return err
 	}
@@ -38,6 +41,7 @@ func (s *Service) demote(ctx context.Context) error {
 	if err := s.leaveActive(ctx, true); err != nil {
 		return err
 	}
+	s.handedOver = time.Now()
 	s.loop.start(s.runStandby)
 	return nil
 }
@@ -65,9 +69,16 @@ func (s *Service) leaveActive(ctx context.Context, final bool) error {
 	}
 	s.Crash("demote:address")
 	clean, err := s.sealAndShip(ctx, rec, final)
-	if err := errors.Join(err, gone()); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(err, gone())
 	}
+	// No process of the containers is left: that is what a demotion answers for.
+	// Podman's tidying up goes on; the next operation and the standby's preparation wait for it.
+	s.tidy.Go(func() {
+		if err := gone(); err != nil {
+			s.log.Error("after the demotion", "error", err)
+		}
+	})
 	err = s.persist(func(r *record) {
 		r.Role, r.Step, r.Dirty, r.Clean, r.FreshAt = api.RoleStandby, stepNone, false, clean, s.Now().UnixNano()
 	})
@@ -82,6 +93,7 @@ func (s *Service) sealAndShip(ctx context.Context, rec record, final bool) (clea
 		return false, nil
 	}
 	began := s.Now()
+	// The definition as it was read last: Podman is busy ending the containers.
 	req, err := s.sealRequest(ctx, rec.Term)
 	if err != nil {
 		return false, err
@@ -138,6 +150,7 @@ func (s *Service) quiesce(ctx context.Context, spec api.Spec) (gone func() error
 			grace = min(grace, time.Until(d)-time.Second)
 		}
 		stopped := make(chan struct{})
+		s.askToEnd(name)
 		tidy.Go(func() {
 			defer close(stopped)
 			if err := s.Runtime.Stop(polite, name, max(grace, 0)); err != nil {
@@ -170,13 +183,27 @@ func (s *Service) quiesce(ctx context.Context, spec api.Spec) (gone func() error
 	return finish, nil
 }
 
+// askToEnd sends the stop signal at once; Podman, which is asked as well, takes
+// tens of milliseconds to send it, and sees to those that do not heed it.
+func (s *Service) askToEnd(name string) {
+	s.mu.Lock()
+	c, ok := s.seen[name]
+	s.mu.Unlock()
+	if !ok || !c.Running {
+		return
+	}
+	if err := s.Procs.AskToEnd(c); err != nil {
+		s.log.Warn("a container could not be signalled; Podman is asked", "container", name, "error", err)
+	}
+}
+
 // awaitEnd returns when the container's process has ended, or Podman has nothing
 // more to do about it.
 func (s *Service) awaitEnd(name string, stopped <-chan struct{}) {
 	s.mu.Lock()
 	c, ok := s.seen[name]
 	s.mu.Unlock()
-	for ok && s.Procs.Running(c) {
+	for ok && !s.Procs.Ended(c) {
 		select {
 		case <-stopped:
 			return
@@ -193,7 +220,7 @@ func (s *Service) anyRuns() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.seen {
-		if s.Procs.Running(c) {
+		if !s.Procs.Ended(c) {
 			return true
 		}
 	}

@@ -12,6 +12,10 @@ import (
 // ErrNoContainer is what a Runtime answers for a container that does not exist.
 var ErrNoContainer = errors.New("no such container")
 
+// ErrNeedsAddress is what a Runtime answers for a container that cannot be set up
+// or started while the virtual IP is not on the node: it publishes a port there alone.
+var ErrNeedsAddress = errors.New("the address of a published port is not on this node")
+
 // Container is what a service needs to know of a container.
 type Container struct {
 	Name, ID    string
@@ -20,6 +24,7 @@ type Container struct {
 	PID         int
 	StartTime   uint64 // of the process, as in /proc/PID/stat field 22
 	Cgroup      string // path below the cgroup2 mount
+	StopSignal  string // name or number
 	Health      api.Health
 }
 
@@ -60,6 +65,11 @@ type Processes interface {
 	// Running says whether the container's own process (not only its set-up) is
 	// alive, from /proc alone.
 	Running(c Container) bool
+	// Ended says that no process of the container is left, its first or another;
+	// Podman may not have noticed yet.
+	Ended(c Container) bool
+	// AskToEnd sends the container's stop signal to its first process.
+	AskToEnd(c Container) error
 	// Evict ends every process of the named containers and proves that none is left.
 	Evict(ctx context.Context, names []string) error
 	// Freezer stops all the named containers at one instant.

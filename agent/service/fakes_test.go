@@ -232,6 +232,9 @@ func (p procs) Running(c Container) bool {
 	return p.n.states[c.Name] == "running"
 }
 
+func (p procs) Ended(c Container) bool   { return !p.Running(c) }
+func (p procs) AskToEnd(Container) error { return nil }
+
 func (p procs) Evict(_ context.Context, names []string) error {
 	p.n.mu.Lock()
 	defer p.n.mu.Unlock()

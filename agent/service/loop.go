@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
 )
@@ -14,21 +15,39 @@ type loop struct {
 	mu      sync.Mutex // guards cancel and done
 	cancel  context.CancelFunc
 	done    chan struct{}
+	quit    chan struct{} // closed: end when the work in hand is done
 	wake    chan struct{}
 }
 
 // start begins the work; a loop that runs is stopped first.
-func (l *loop) start(work func(ctx context.Context, wake <-chan struct{})) {
+func (l *loop) start(work func(ctx context.Context, quit, wake <-chan struct{})) {
 	l.stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
-	done, wake := make(chan struct{}), make(chan struct{}, 1)
-	l.cancel, l.done, l.wake = cancel, done, wake
+	done, quit, wake := make(chan struct{}), make(chan struct{}), make(chan struct{}, 1)
+	l.cancel, l.done, l.quit, l.wake = cancel, done, quit, wake
 	go func() {
 		defer close(done)
-		work(ctx, wake)
+		work(ctx, quit, wake)
 	}()
+}
+
+// finish lets the work in hand end by itself, for so long, and stops it then: a
+// shipment that is cut short costs its connection, which the hand-over needs next.
+func (l *loop) finish(patience time.Duration) {
+	l.mu.Lock()
+	quit, done := l.quit, l.done
+	l.quit = nil
+	l.mu.Unlock()
+	if quit != nil && done != nil {
+		close(quit)
+		select {
+		case <-done:
+		case <-time.After(patience):
+		}
+	}
+	l.stop()
 }
 
 // stop ends the work and waits for it. It may be called when nothing runs.

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -99,7 +100,18 @@ func (s *Service) activate(ctx context.Context, term uint64, unique func() error
 	s.Crash("promote:tree")
 	began = s.Now()
 	spec := s.snapshot().Spec
-	if err := s.startContainers(ctx, spec); err != nil {
+	err := s.startContainers(ctx, spec)
+	if errors.Is(err, ErrNeedsAddress) {
+		// Then the address comes first; nobody is served until the container runs.
+		if err = unique(); err == nil {
+			err = s.VIP.Add(ctx, spec)
+		}
+		if err == nil {
+			err = s.startContainers(ctx, spec)
+		}
+		unique = func() error { return nil }
+	}
+	if err != nil {
 		return err
 	}
 	s.stepDone("containers", term, began)

@@ -49,9 +49,12 @@ type Service struct {
 
 	loop loop // the role's background work; see loop.go
 
-	// Used by the standby loop alone:
-	whole    bool      // an image without the layers present was refused
-	imagesAt time.Time // Podman was asked for its images
+	tidy sync.WaitGroup // Podman's tidying up after a demotion
+
+	// Used by the standby loop alone, and while none runs:
+	handedOver time.Time // of the last demotion
+	whole      bool      // an image without the layers present was refused
+	imagesAt   time.Time // Podman was asked for its images
 
 	mu       sync.Mutex // guards what follows
 	rec      record
@@ -121,6 +124,7 @@ func (s *Service) Resume() {
 func (s *Service) Close() {
 	s.interrupt()
 	s.loop.stop()
+	s.tidy.Wait()
 }
 
 // Do carries out one action that Pacemaker ordered.
@@ -149,6 +153,7 @@ func (s *Service) operate(ctx context.Context, action string, req api.ActionRequ
 		return s.result(""), err
 	}
 	defer s.op.Unlock()
+	s.tidy.Wait() // of an earlier demotion; bounded as that was
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if !safe {

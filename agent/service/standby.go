@@ -12,12 +12,16 @@ import (
 	"github.com/understudy-ha/understudy/replication"
 )
 
+// calm is how long after a hand-over the containers are not set up again here: the
+// node that takes over may share a disk or processors with this one.
+const calm = 2 * time.Second
+
 // pollEvery is how often a standby looks for a commit whose poke was lost.
 const pollEvery = 500 * time.Millisecond
 
 // runStandby keeps the replica ready to start: applied to the head, images
 // loaded, containers created and set up.
-func (s *Service) runStandby(ctx context.Context, wake <-chan struct{}) {
+func (s *Service) runStandby(ctx context.Context, quit, wake <-chan struct{}) {
 	inspected := time.Now()
 	for ctx.Err() == nil {
 		if s.containersChanged.Swap(false) || time.Since(inspected) > inspectEvery {
@@ -32,6 +36,8 @@ func (s *Service) runStandby(ctx context.Context, wake <-chan struct{}) {
 		s.assertScore(ctx)
 		select {
 		case <-ctx.Done():
+		case <-quit:
+			return
 		case <-wake:
 		case <-time.After(pollEvery):
 		}
@@ -51,7 +57,10 @@ func (s *Service) standbyOnce(ctx context.Context) error {
 	if err := s.archiveOrigin(ctx); err != nil {
 		return err
 	}
-	prepErr := s.prepare(ctx, def)
+	var prepErr error
+	if time.Since(s.handedOver) > calm {
+		prepErr = s.prepare(ctx, def)
+	}
 	// Data that can be applied is applied also where a container cannot be made yet.
 	if err := s.applyHead(ctx); err != nil {
 		return err
@@ -127,10 +136,19 @@ func (s *Service) prepare(ctx context.Context, def Definition) error {
 	if done {
 		return nil
 	}
+	s.tidy.Wait()
+	// A new container copies its image's files into a volume that was never mounted.
+	// The tree is at no generation from before the container can be made.
+	if missing, err := s.missingContainers(ctx, s.snapshot().Spec); err != nil {
+		return err
+	} else if len(missing) > 0 {
+		if err := s.Replica.Recheck(); err != nil {
+			return err
+		}
+	}
 	changed, err := s.Runtime.Realise(ctx, def.Bytes)
 	if len(changed) > 0 {
 		s.log.Info("made as on the active node", "what", strings.Join(changed, ", "))
-		// A new container may have copied its image's files into an empty volume.
 		if err := s.Replica.Recheck(); err != nil {
 			return err
 		}
@@ -150,7 +168,12 @@ func (s *Service) prepare(ctx context.Context, def Definition) error {
 
 func (s *Service) initialise(ctx context.Context) error {
 	for _, name := range s.snapshot().Spec.Containers {
-		if err := s.Runtime.Init(ctx, name); err != nil {
+		err := s.Runtime.Init(ctx, name)
+		if errors.Is(err, ErrNeedsAddress) {
+			s.log.Warn("a container publishes a port on the virtual IP alone and cannot be set up ahead: its takeover takes longer", "container", name)
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("container %s cannot be set up on %s: %w", name, s.Node, err)
 		}
 	}

@@ -89,7 +89,7 @@ func (s *Service) sealDirty(ctx context.Context) error {
 
 // sealRequest asks for the live tree as it is, with the containers stopped.
 func (s *Service) sealRequest(ctx context.Context, term uint64) (replication.SealRequest, error) {
-	def, err := s.localDefinition(ctx)
+	def, err := s.activeDefinition(ctx)
 	if err != nil {
 		return replication.SealRequest{}, err
 	}

@@ -47,7 +47,8 @@ type Engine struct {
 	applier  *apply.Applier
 	log      *slog.Logger
 
-	work sync.Mutex // held by Seal, Apply, Realign
+	work   sync.Mutex     // held by Seal, Apply, Realign
+	saving sync.WaitGroup // of indexes
 
 	mu        sync.Mutex // guards what follows
 	index     *tree.Index
@@ -72,7 +73,10 @@ func Open(o Options) (*Engine, error) {
 }
 
 // Close releases the store's files.
-func (e *Engine) Close() error { return e.store.Close() }
+func (e *Engine) Close() error {
+	e.saving.Wait()
+	return e.store.Close()
+}
 
 // Store is the service's store, for shipping from it.
 func (e *Engine) Store() *store.Store { return e.store }
@@ -130,6 +134,7 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 	asOf := time.Now()
 	res, err := e.capturer.Capture(ctx, capture.Request{Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base),
 		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Sink: pack})
+	captured := time.Now()
 	unchanged := errors.Is(err, replication.ErrUnchanged)
 	if err != nil && !unchanged {
 		return replication.SealResult{}, err
@@ -146,9 +151,12 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 	if _, err := pack.Seal(); err != nil {
 		return replication.SealResult{}, err
 	}
+	packed := time.Now()
 	if err := e.store.Commit(m); err != nil {
 		return replication.SealResult{}, fmt.Errorf("sealing generation %s: %w", m.ID, err)
 	}
+	e.log.Debug("sealed", "generation", m.ID, "changed", res.Changed, "read", res.BytesRead, "cloned", res.Cloned, "freeze", res.Freeze,
+		"capture", captured.Sub(asOf), "pack", packed.Sub(captured), "commit", time.Since(packed))
 	e.mu.Lock()
 	e.head = m
 	e.mu.Unlock()
@@ -167,9 +175,12 @@ func (e *Engine) settled(r replication.SealRequest, id replication.ID) error {
 	index := e.index
 	e.mu.Unlock()
 	if index != nil {
-		if err := index.Save(e.applier.IndexPath()); err != nil {
-			return err
-		}
+		// Only the speed of the next capture hangs on it, and a hand-over waits for us.
+		e.saving.Go(func() {
+			if err := index.Save(e.applier.IndexPath()); err != nil {
+				e.log.Warn("the index of the live trees was not saved; the next capture here reads everything once", "error", err)
+			}
+		})
 	}
 	return e.applier.SetApplied(id)
 }
