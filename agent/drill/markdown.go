@@ -17,7 +17,7 @@ var reportTemplate string
 var reportMarkdown = template.Must(template.New("report").Funcs(template.FuncMap{
 	"ms":     formatMS,
 	"lost":   formatLost,
-	"median": func(v []float64) string { return medianText(v) },
+	"median": medianText,
 	"worst":  worstText,
 	"sum":    sumText,
 	"time":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000") },

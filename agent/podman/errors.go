@@ -16,9 +16,9 @@ import (
 // Sentinels for errors.Is; the errors that carry them also carry an *api.Error.
 var (
 	ErrNotFound    = errors.New("not found in Podman")
-	ErrUnreachable = errors.New("Podman's socket does not answer") // nobody listens
-	ErrHung        = errors.New("Podman does not answer in time")  // connected, no answer by the deadline
-	ErrTooOld      = errors.New("Podman is too old")
+	ErrUnreachable = errors.New("the Podman socket does not answer") // nobody listens
+	ErrHung        = errors.New("no answer from Podman in time")  // connected, no answer by the deadline
+	ErrTooOld      = errors.New("this Podman is too old")
 	ErrRunning     = errors.New("the container is running")
 	ErrForeign     = errors.New("not made by or for Understudy")
 	ErrNoAddress   = errors.New("a published address is not on this node")

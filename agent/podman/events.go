@@ -42,8 +42,8 @@ type Event struct {
 // Reconnection waits this long at first and at most; a stream that lived for
 // longer than the maximum starts over.
 const (
-	reconnectMin = 100 * time.Millisecond
-	reconnectMax = 5 * time.Second
+	reconnectSoonest = 100 * time.Millisecond
+	reconnectLatest = 5 * time.Second
 	eventBuffer  = 256
 )
 
@@ -60,14 +60,14 @@ func (c *Client) Events(ctx context.Context) <-chan Event {
 
 // follow keeps one stream after the other open.
 func (c *Client) follow(ctx context.Context, out chan<- Event) {
-	for wait := reconnectMin; ctx.Err() == nil; {
+	for wait := reconnectSoonest; ctx.Err() == nil; {
 		began := time.Now()
 		err := c.stream(ctx, out)
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(began) > reconnectMax {
-			wait = reconnectMin
+		if time.Since(began) > reconnectLatest {
+			wait = reconnectSoonest
 		}
 		c.log.Debug("event stream ended: reconnecting", "error", err, "wait", wait)
 		select {
@@ -75,7 +75,7 @@ func (c *Client) follow(ctx context.Context, out chan<- Event) {
 			return
 		case <-time.After(wait):
 		}
-		wait = min(wait*2, reconnectMax)
+		wait = min(wait*2, reconnectLatest)
 	}
 }
 

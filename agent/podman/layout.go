@@ -133,12 +133,12 @@ func (l *layout) finish() error {
 		return fmt.Errorf("manifest of Podman's image archive: %w", err)
 	}
 	if len(items) != 1 {
-		return fmt.Errorf("Podman's image archive holds %d images, not one", len(items))
+		return fmt.Errorf("the Podman image archive holds %d images, not one", len(items))
 	}
 	configName, _ := items[0].Config.(string)
 	configRaw, ok := l.configs[path.Clean(configName)]
 	if !ok {
-		return fmt.Errorf("Podman's image archive has no configuration %q", configName)
+		return fmt.Errorf("the Podman image archive has no configuration %q", configName)
 	}
 	config, configDigest := describe(dockerConfig, configRaw)
 	m := struct {
@@ -153,7 +153,7 @@ func (l *layout) finish() error {
 		digest := strings.TrimSuffix(path.Clean(name), ".tar")
 		size, ok := l.sizes[digest]
 		if !ok {
-			return fmt.Errorf("Podman's image archive lacks the layer %q", name)
+			return fmt.Errorf("the Podman image archive lacks the layer %q", name)
 		}
 		m.Layers = append(m.Layers, ociDescriptor{MediaType: dockerLayer, Size: size, Digest: "sha256:" + digest})
 	}

@@ -46,17 +46,12 @@ func (s *Service) demote(ctx context.Context) error {
 	return nil
 }
 
-// leaveActive takes the node from active, or from a promotion half done, to standby.
+// leaveActive takes the node from active, or from a promotion half done, to
+// standby. The promotion score stays as it is until the hand-over is done (stop
+// and undo clear it themselves): a change now would make Pacemaker plan anew in the
+// middle of the move, and if the other node fails, this one has the newest data.
 func (s *Service) leaveActive(ctx context.Context, final bool) error {
 	rec := s.snapshot()
-	var score sync.WaitGroup
-	score.Go(func() {
-		// No candidate while it hands over: Pacemaker must not promote it at once.
-		if err := s.clearScore(ctx); err != nil {
-			s.log.Warn("the promotion score could not be cleared", "error", err)
-		}
-	})
-	defer score.Wait()
 	began := s.Now()
 	gone, err := s.quiesce(ctx, rec.Spec)
 	if err != nil {

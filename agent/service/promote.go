@@ -174,6 +174,9 @@ func (s *Service) undo(term uint64, cause error) {
 	ctx, cancel := context.WithTimeout(context.Background(), undoTime)
 	defer cancel()
 	s.decide(api.EventPromote, term, "the promotion failed and is undone: %v", cause)
+	if err := s.clearScore(ctx); err != nil {
+		s.log.Warn("the promotion score could not be cleared", "error", err)
+	}
 	if err := s.leaveActive(ctx, false); err != nil {
 		s.log.Error("a failed promotion could not be undone; Pacemaker's stop will finish it", "error", err)
 		return

@@ -33,7 +33,9 @@ func (s *Service) runStandby(ctx context.Context, quit, wake <-chan struct{}) {
 		} else if err == nil {
 			s.replicationProblem(nil)
 		}
-		s.assertScore(ctx)
+		if time.Since(s.handedOver) > calm {
+			s.assertScore(ctx)
+		}
 		select {
 		case <-ctx.Done():
 		case <-quit:
@@ -69,7 +71,13 @@ func (s *Service) standbyOnce(ctx context.Context) error {
 }
 
 // keepReserved holds a term ready above every term that is known to be in use.
+//
+// Right after a hand-over it waits: the node that takes over holds the highest
+// reservation, and one above it would make it reserve anew on its critical path.
 func (s *Service) keepReserved(ctx context.Context) error {
+	if time.Since(s.handedOver) < calm {
+		return nil
+	}
 	known, err := s.Replica.Term()
 	if err != nil {
 		return err

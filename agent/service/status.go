@@ -111,9 +111,9 @@ func (s *Service) replicationProblem(err error) {
 	before := s.problem
 	s.problem = text
 	s.mu.Unlock()
-	switch {
-	case text == before:
-	case text == "":
+	switch text {
+	case before:
+	case "":
 		s.decide(api.EventReplication, s.snapshot().Term, "replication works again")
 	default:
 		s.decide(api.EventReplication, s.snapshot().Term, "replication: %s", text)

@@ -89,7 +89,7 @@ func (m *Manager) probeOn(ctx context.Context, g probeGroup, addrs []located, li
 	if err != nil {
 		return err
 	}
-	defer w.close() //nolint:errcheck // nothing was written that could be lost
+	defer w.close()
 	for range m.opts.ProbeCount {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -74,7 +74,7 @@ func (w *worker) clone(f *os.File, old, e *replication.Entry) (map[replication.C
 	if err != nil {
 		return nil, err
 	}
-	defer live.Close() //nolint:errcheck // only read
+	defer live.Close()
 	if st, err := tree.FileStat(live); err != nil || st != known {
 		return nil, err
 	}

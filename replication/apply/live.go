@@ -67,7 +67,7 @@ func liveEntry(ctx context.Context, root *tree.Root, n tree.Node, want *replicat
 	if err != nil {
 		return e, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	same, err := matches(ctx, f, want)
 	if err != nil {
 		return e, err

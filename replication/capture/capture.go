@@ -14,11 +14,11 @@ import (
 	"github.com/understudy-ha/understudy/replication/tree"
 )
 
-// ErrFreezeTooLong: FreezeMax passed before everything changed was set aside.
+// ErrFreezeTooLong says that FreezeMax passed before everything changed was set aside.
 // The containers run again and the capture is dropped; try again.
 var ErrFreezeTooLong = errors.New("the freeze took too long")
 
-// ErrBusy: without a freezer, files changed while they were read and did not
+// ErrBusy says that, without a freezer, files changed while they were read and did not
 // come to rest. Try again.
 var ErrBusy = errors.New("files change while they are read")
 

@@ -228,10 +228,10 @@ func TestMappedWritesAreSeen(t *testing.T) {
 			treetest.Write(t, b.in("db"), make([]byte, 256<<10))
 			f, err := os.OpenFile(b.in("db"), os.O_RDWR, 0)
 			treetest.Must(t, err)
-			defer f.Close() //nolint:errcheck // only mapped
+			defer f.Close()
 			m, err := unix.Mmap(int(f.Fd()), 0, 256<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 			treetest.Must(t, err)
-			defer unix.Munmap(m) //nolint:errcheck // the end of a test
+			defer unix.Munmap(m)
 			for n := range byte(5) {
 				time.Sleep(2 * racy)
 				m[100_000] = n + 1

@@ -114,7 +114,7 @@ func (j *job) readNow(ctx context.Context, v *volume, n tree.Node, emit func(rep
 		if err != nil {
 			return nil, moved(v, n, err)
 		}
-		defer f.Close() //nolint:errcheck // only read
+		defer f.Close()
 		if err := tree.Flush(f); err != nil {
 			return nil, err
 		}
@@ -197,7 +197,7 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 	if err != nil {
 		return err
 	}
-	defer src.Close() //nolint:errcheck // only read
+	defer src.Close()
 	if n.Stat.Size <= smallFile && n.Stat.Size <= *budget {
 		*budget -= n.Stat.Size
 		if err := tree.Flush(src); err != nil {

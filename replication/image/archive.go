@@ -89,9 +89,9 @@ func (a *archive) add(h *tar.Header, off, size int64) error {
 	}
 	b := blob{off: off, size: h.Size}
 	at := &a.layout
-	switch {
-	case name == layoutName:
-	case name == indexName:
+	switch name {
+	case layoutName:
+	case indexName:
 		at = &a.index
 	default:
 		sum, ok := strings.CutPrefix(name, blobPrefix)

@@ -69,7 +69,7 @@ func readStored(w where) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	b := make([]byte, w.chunk().stored)
 	if _, err := f.ReadAt(b, w.chunk().offset); err != nil {
 		return nil, err

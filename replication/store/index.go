@@ -183,7 +183,7 @@ func openPack(path string, h replication.Hash) (*pack, error) {
 	if err != nil {
 		return p, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	fi, err := f.Stat()
 	if err != nil {
 		return p, err

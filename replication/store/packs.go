@@ -21,7 +21,7 @@ func (s *Store) AcceptPack(path string, want replication.Hash) error {
 	if err != nil {
 		return fmt.Errorf("pack %s: %w", want, err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	if err := s.verifyPack(f, want); err != nil {
 		return fmt.Errorf("pack %s: %w", want, err)
 	}

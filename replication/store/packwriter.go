@@ -171,7 +171,7 @@ func (s *Store) intact(path string, h replication.Hash) bool {
 	if err != nil {
 		return false
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	return s.verifyPack(f, h) == nil
 }
 

@@ -111,6 +111,6 @@ func (r *Root) names(rel string) ([]string, error) {
 		return nil, r.fail("open", rel, err)
 	}
 	d := os.NewFile(uintptr(fd), r.path+"/"+rel)
-	defer d.Close() //nolint:errcheck // only read
+	defer d.Close()
 	return d.Readdirnames(-1)
 }

@@ -154,7 +154,7 @@ func (r *Root) Open(rel string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), r.path+"/"+rel), nil
 }
 
-// ErrNotRegular: a file was expected where something else is.
+// ErrNotRegular says that a file was expected where something else is.
 var ErrNotRegular = errors.New("not a regular file")
 
 // Create makes a new file, 0600; it must not exist.

@@ -71,7 +71,7 @@ func (r *Root) scanDir(dir string, nodes []Node) ([]Node, error) {
 		return nil, r.fail("open", dir, err)
 	}
 	d := os.NewFile(uintptr(fd), r.path+"/"+dir)
-	defer d.Close() //nolint:errcheck // only read
+	defer d.Close()
 	names, err := d.Readdirnames(-1)
 	if err != nil && !vanished(err) {
 		return nil, err

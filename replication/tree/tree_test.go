@@ -116,7 +116,7 @@ func TestReadChunks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // a test's file
+	defer f.Close()
 	const size = 5*replication.ChunkSize + 77
 	want := make([]byte, size)
 	for _, at := range []int{0, replication.ChunkSize - 1, 3*replication.ChunkSize + 8192, size - 1} {

@@ -131,10 +131,7 @@ func (s *Shipper) plan(ours, peer replication.State) ([]step, error) {
 	}
 	newest := m
 	var steps []step
-	for {
-		if m.Parent == peer.Head {
-			break
-		}
+	for m.Parent != peer.Head {
 		if m.Parent.Compare(peer.Head) < 0 {
 			return nil, fmt.Errorf("%w: the peer's generation %s is not in our history: ours goes from %s to %s",
 				replication.ErrWrongParent, peer.Head, m.Parent, m.ID)

@@ -179,7 +179,7 @@ func (l *Lab) waitFenceDevices(ctx context.Context) error {
 			return nil
 		}
 		if e := sleep(ctx, 100*time.Millisecond); e != nil {
-			return fmt.Errorf("waiting for the fence devices: %w (%v: %s)", e, err, out)
+			return fmt.Errorf("waiting for the fence devices: %w (%w: %s)", e, err, out)
 		}
 	}
 }

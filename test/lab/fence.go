@@ -154,8 +154,3 @@ func (l *Lab) AutoBoot() bool {
 	_, err := os.Stat(l.dir.path("autoboot"))
 	return err == nil
 }
-
-// fencedBy tells whether e is the completion of a fencing of node.
-func (e PowerEvent) fencedBy(node string) bool {
-	return e.Node == node && e.Phase == PhaseDone && strings.HasPrefix(e.By, "fence:") && (e.Verb == "reboot" || e.Verb == "off")
-}

@@ -91,11 +91,11 @@ func follow(ctx context.Context, d *exec.Cmd, r *os.File, c *cobra.Command) erro
 		}
 		fmt.Fprintln(c.OutOrStdout(), sc.Text())
 	}
-	if err := d.Wait(); err == nil || last != "" {
+	err = d.Wait()
+	if err == nil || last != "" {
 		return errors.New(last)
-	} else {
-		return fmt.Errorf("the lab's daemon ended: %w", err)
 	}
+	return fmt.Errorf("the lab's daemon ended: %w", err)
 }
 
 // superviseCmd is the daemon: it owns the lab and serves its power switch until it is told to stop, and
