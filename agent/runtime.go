@@ -43,8 +43,10 @@ func (r *runtimeAdapter) Inspect(ctx context.Context, name string) (service.Cont
 	if err != nil {
 		return service.Container{}, err
 	}
-	out := service.Container{Name: c.Name, ID: c.ID, Running: c.State.Alive(), Initialised: c.State == podman.StateInitialized,
-		PID: c.PID, Cgroup: c.CgroupPath, StopSignal: c.StopSignal, Health: healthOf(c.Health)}
+	out := service.Container{
+		Name: c.Name, ID: c.ID, Running: c.State.Alive(), Initialised: c.State == podman.StateInitialized,
+		PID: c.PID, Cgroup: c.CgroupPath, StopSignal: c.StopSignal, Health: healthOf(c.Health),
+	}
 	if c.PID > 0 {
 		out.StartTime = cgroup.StartTime(c.PID)
 	}

@@ -166,28 +166,3 @@ func attribute(service string) string {
 	}
 	return b.String()
 }
-
-// serviceOf is attribute's reverse; ok is false for other attributes.
-func serviceOf(attribute string) (service string, ok bool) {
-	rest, ok := strings.CutPrefix(attribute, attributePrefix)
-	if !ok {
-		return "", false
-	}
-	var b strings.Builder
-	for i := 0; i < len(rest); i++ {
-		if rest[i] != '_' {
-			b.WriteByte(rest[i])
-			continue
-		}
-		if i+3 > len(rest) {
-			return "", false
-		}
-		c, err := hex.DecodeString(rest[i+1 : i+3])
-		if err != nil {
-			return "", false
-		}
-		b.Write(c)
-		i += 2
-	}
-	return b.String(), true
-}

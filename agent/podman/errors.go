@@ -17,7 +17,7 @@ import (
 var (
 	ErrNotFound    = errors.New("not found in Podman")
 	ErrUnreachable = errors.New("the Podman socket does not answer") // nobody listens
-	ErrHung        = errors.New("no answer from Podman in time")  // connected, no answer by the deadline
+	ErrHung        = errors.New("no answer from Podman in time")     // connected, no answer by the deadline
 	ErrTooOld      = errors.New("this Podman is too old")
 	ErrRunning     = errors.New("the container is running")
 	ErrForeign     = errors.New("not made by or for Understudy")

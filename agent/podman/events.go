@@ -43,8 +43,8 @@ type Event struct {
 // longer than the maximum starts over.
 const (
 	reconnectSoonest = 100 * time.Millisecond
-	reconnectLatest = 5 * time.Second
-	eventBuffer  = 256
+	reconnectLatest  = 5 * time.Second
+	eventBuffer      = 256
 )
 
 // Events passes on what happens to containers until ctx is done, then closes the

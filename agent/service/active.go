@@ -85,8 +85,10 @@ func (s *Service) cycle(ctx context.Context) (replication.SealResult, error) {
 		return replication.SealResult{}, err
 	}
 	limit := time.Duration(rec.Spec.FreezeMax)
-	res, err := s.Replica.Seal(ctx, replication.SealRequest{Term: rec.Term, Roots: paths, Definition: def.Bytes, Images: def.Images,
-		Freezer: s.Procs.Freezer(s.name, rec.Spec.Containers, limit), FreezeMax: limit})
+	res, err := s.Replica.Seal(ctx, replication.SealRequest{
+		Term: rec.Term, Roots: paths, Definition: def.Bytes, Images: def.Images,
+		Freezer: s.Procs.Freezer(s.name, rec.Spec.Containers, limit), FreezeMax: limit,
+	})
 	if err != nil {
 		return res, err
 	}

@@ -152,7 +152,9 @@ func (s *Service) quiesce(ctx context.Context, spec api.Spec) (gone func() error
 				s.log.Warn("Podman did not stop a container; its processes are ended without it", "container", name, "error", err)
 			}
 		})
+		began := s.Now()
 		s.awaitEnd(name, stopped)
+		s.log.Debug("container ended", "container", name, "took", s.Now().Sub(began))
 	}
 	finish := func() error {
 		tidy.Wait()

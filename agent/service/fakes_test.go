@@ -41,8 +41,10 @@ type node struct {
 }
 
 func newNode(t *testing.T) *node {
-	return &node{t: t, dir: t.TempDir(), run: t.TempDir(), states: map[string]string{"web": "created", "db": "running"},
-		held: map[string]bool{}, trees: map[replication.ID]int{}}
+	return &node{
+		t: t, dir: t.TempDir(), run: t.TempDir(), states: map[string]string{"web": "created", "db": "running"},
+		held: map[string]bool{}, trees: map[replication.ID]int{},
+	}
 }
 
 var errCrash = errors.New("killed")
@@ -50,7 +52,8 @@ var errCrash = errors.New("killed")
 // agent starts an agent on the node, as after a kill of the one before.
 func (n *node) agent() *Service {
 	n.t.Helper()
-	s, err := Open("registry", Options{Node: "n1", Dir: n.dir, RunDir: n.run, Runtime: n, Procs: procs{n}, VIP: addrs{n}, Cluster: pacemaker{n},
+	s, err := Open("registry", Options{
+		Node: "n1", Dir: n.dir, RunDir: n.run, Runtime: n, Procs: procs{n}, VIP: addrs{n}, Cluster: pacemaker{n},
 		Replica: replica{n}, Peers: shipping{n}, Gossip: n, Journal: n, Logger: slog.New(slog.DiscardHandler),
 		Crash: func(step string) {
 			n.mu.Lock()
@@ -59,7 +62,8 @@ func (n *node) agent() *Service {
 				n.crashAt = ""
 				panic(errCrash)
 			}
-		}})
+		},
+	})
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -67,8 +71,10 @@ func (n *node) agent() *Service {
 	return s
 }
 
-var testSpec = api.Spec{Service: "registry", VIPs: []string{"192.0.2.100/24"}, Containers: []string{"db", "web"}, Interval: api.Duration(time.Hour),
-	MaxRPO: api.DefaultMaxRPO, FreezeMax: api.DefaultFreezeMax, StopTimeout: api.Duration(time.Second), OnUnhealthy: api.OnUnhealthyDegraded}
+var testSpec = api.Spec{
+	Service: "registry", VIPs: []string{"192.0.2.100/24"}, Containers: []string{"db", "web"}, Interval: api.Duration(time.Hour),
+	MaxRPO: api.DefaultMaxRPO, FreezeMax: api.DefaultFreezeMax, StopTimeout: api.Duration(time.Second), OnUnhealthy: api.OnUnhealthyDegraded,
+}
 
 // do orders an action; crashed says whether the agent was killed in it.
 func do(s *Service, action string) (res api.ActionResult, crashed bool, err error) {
@@ -349,8 +355,10 @@ func (r replica) Seal(_ context.Context, q replication.SealRequest) (replication
 	if q.Term < r.n.fenced {
 		return replication.SealResult{}, replication.ErrStaleTerm
 	}
-	r.n.history = append(r.n.history, &replication.Manifest{ID: id, Parent: parent, Definition: q.Definition, Images: q.Images,
-		Final: q.Final, Volumes: []replication.Volume{{Name: "data"}}})
+	r.n.history = append(r.n.history, &replication.Manifest{
+		ID: id, Parent: parent, Definition: q.Definition, Images: q.Images,
+		Final: q.Final, Volumes: []replication.Volume{{Name: "data"}},
+	})
 	r.n.trees[id] = r.n.tree
 	if q.Freezer == nil {
 		r.n.applied = id
@@ -386,6 +394,7 @@ func (r replica) DropImage(string)        {}
 func (r replica) ArchiveTree(context.Context, replication.SealRequest) (string, error) {
 	return "0.1", nil
 }
+
 func (r replica) SealDirty(ctx context.Context, q replication.SealRequest) (replication.SealResult, string, error) {
 	if head, _ := r.Head(); head.Term > q.Term {
 		r.n.with(func() { r.n.archived = r.n.tree })

@@ -230,8 +230,10 @@ func (s *Service) decide(event string, term uint64, format string, args ...any) 
 // stepDone notes a step of a promotion or demotion with how long it took.
 func (s *Service) stepDone(name string, term uint64, began time.Time) {
 	now := s.Now()
-	s.Journal.Record(api.Decision{At: now, Node: s.Node, Service: s.name, Event: api.EventPromoteStep, Term: term,
-		Reason: name, Took: api.Duration(now.Sub(began)), Fields: map[string]string{"step": name}})
+	s.Journal.Record(api.Decision{
+		At: now, Node: s.Node, Service: s.name, Event: api.EventPromoteStep, Term: term,
+		Reason: name, Took: api.Duration(now.Sub(began)), Fields: map[string]string{"step": name},
+	})
 }
 
 func (s *Service) snapshot() record {

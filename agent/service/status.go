@@ -13,8 +13,10 @@ func (s *Service) Status() api.ServiceStatus {
 	rec := s.snapshot()
 	term, _ := s.Replica.Term()
 	head, err := s.Replica.Head()
-	st := api.ServiceStatus{Service: s.name, Role: rec.Role, Term: max(term, rec.Term), Committed: head.String(), Clean: rec.Clean,
-		Applied: s.Replica.Applied().String(), Diverged: s.Replica.Diverged()}
+	st := api.ServiceStatus{
+		Service: s.name, Role: rec.Role, Term: max(term, rec.Term), Committed: head.String(), Clean: rec.Clean,
+		Applied: s.Replica.Applied().String(), Diverged: s.Replica.Diverged(),
+	}
 	if rec.Role == api.RoleActive {
 		st.Term, st.Base, st.Applied = rec.Term, rec.Base, head.String()
 		held, missing, _ := s.VIP.Held(rec.Spec)

@@ -2,6 +2,7 @@ package vip
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -282,3 +283,19 @@ func (w *fakeWire) recv(deadline time.Time) ([]byte, error) {
 }
 
 func (w *fakeWire) close() error { return nil }
+
+// describe is a frame in one line of text, for the fake kernel.
+func describe(f []byte) string {
+	if len(f) >= etherLen+arpLen && binary.BigEndian.Uint16(f[12:]) == etherARP {
+		p := f[etherLen:]
+		op := map[uint16]string{arpRequest: "request", arpReply: "reply"}[binary.BigEndian.Uint16(p[6:])]
+		return fmt.Sprintf("arp %s %s is-at %s asks %s", op,
+			netip.AddrFrom4([4]byte(p[14:18])), net.HardwareAddr(p[8:14]), netip.AddrFrom4([4]byte(p[24:28])))
+	}
+	if c, ok := parseClaim(f); ok && c.Probing {
+		return fmt.Sprintf("nd solicit %s from ::", c.IP)
+	} else if ok {
+		return fmt.Sprintf("nd advertise %s is-at %s", c.IP, c.MAC)
+	}
+	return fmt.Sprintf("frame of %d bytes", len(f))
+}

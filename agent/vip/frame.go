@@ -3,7 +3,6 @@ package vip
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"net"
 	"net/netip"
 )
@@ -208,20 +207,4 @@ func linkLayerOption(opts []byte, kind byte) net.HardwareAddr {
 		opts = opts[n:]
 	}
 	return nil
-}
-
-// describe is a frame in one line of text, for logs and for the fake kernel.
-func describe(f []byte) string {
-	if len(f) >= etherLen+arpLen && binary.BigEndian.Uint16(f[12:]) == etherARP {
-		p := f[etherLen:]
-		op := map[uint16]string{arpRequest: "request", arpReply: "reply"}[binary.BigEndian.Uint16(p[6:])]
-		return fmt.Sprintf("arp %s %s is-at %s asks %s", op,
-			netip.AddrFrom4([4]byte(p[14:18])), net.HardwareAddr(p[8:14]), netip.AddrFrom4([4]byte(p[24:28])))
-	}
-	if c, ok := parseClaim(f); ok && c.Probing {
-		return fmt.Sprintf("nd solicit %s from ::", c.IP)
-	} else if ok {
-		return fmt.Sprintf("nd advertise %s is-at %s", c.IP, c.MAC)
-	}
-	return fmt.Sprintf("frame of %d bytes", len(f))
 }

@@ -118,14 +118,6 @@ func SyncDir(dir string) error {
 	return err
 }
 
-// SyncFS makes everything on the file system that holds the open file fd durable.
-func SyncFS(fd int) error {
-	if err := unix.Syncfs(fd); err != nil {
-		return os.NewSyscallError("syncfs", err)
-	}
-	return nil
-}
-
 // SweepTemp removes what killed WriteFiles left in dir before the given time;
 // a write under way is younger.
 func SweepTemp(dir string, before time.Time) error {

@@ -132,8 +132,10 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 	pack := e.store.NewPack()
 	defer pack.Abort()
 	asOf := time.Now()
-	res, err := e.capturer.Capture(ctx, capture.Request{Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base),
-		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Sink: pack})
+	res, err := e.capturer.Capture(ctx, capture.Request{
+		Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base),
+		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Sink: pack,
+	})
 	captured := time.Now()
 	unchanged := errors.Is(err, replication.ErrUnchanged)
 	if err != nil && !unchanged {
@@ -257,8 +259,10 @@ func volumes(roots map[string]string) []capture.Volume {
 
 // next is the manifest that follows base.
 func next(base *replication.Manifest, r replication.SealRequest, res *capture.Result, service string, asOf time.Time) *replication.Manifest {
-	m := &replication.Manifest{Format: replication.FormatVersion, Service: service, ID: replication.ID{Term: r.Term, Seq: 1},
-		CapturedAt: asOf, FreezeNs: int64(res.Freeze), Final: r.Final, Definition: r.Definition, Images: r.Images, Volumes: res.Volumes}
+	m := &replication.Manifest{
+		Format: replication.FormatVersion, Service: service, ID: replication.ID{Term: r.Term, Seq: 1},
+		CapturedAt: asOf, FreezeNs: int64(res.Freeze), Final: r.Final, Definition: r.Definition, Images: r.Images, Volumes: res.Volumes,
+	}
 	if base != nil {
 		m.Parent = base.ID
 		if base.ID.Term == r.Term {

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/understudy-ha/understudy/replication/capture"
 	"time"
+
+	"github.com/understudy-ha/understudy/replication/capture"
 
 	"github.com/understudy-ha/understudy/replication"
 )

@@ -158,7 +158,7 @@ func TestThin(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if again.ID != id || !slices.Equal(again.Missing(), missing) || !slices.Equal(again.DiffIDs(), info.DiffIDs()) {
+			if again.ID != id || !slices.Equal(missingOf(again), missing) || !slices.Equal(diffIDs(again), diffIDs(info)) {
 				t.Errorf("inspected: %+v, want missing %v", again, missing)
 			}
 			if _, twice, _ := thin(full, c.have...); !bytes.Equal(twice, out) {
@@ -302,7 +302,7 @@ func FuzzInspect(f *testing.F) {
 			return
 		}
 		have := map[string]bool{}
-		for _, d := range info.Missing() {
+		for _, d := range missingOf(info) {
 			have[d] = true
 		}
 		var out bytes.Buffer
@@ -312,4 +312,25 @@ func FuzzInspect(f *testing.F) {
 			t.Errorf("inspected as %+v; thinned: %+v, %v", info, again, err)
 		}
 	})
+}
+
+// diffIDs lists the image's layers as a store knows them, from the lowest up.
+func diffIDs(i Info) []string {
+	ids := make([]string, len(i.Layers))
+	for n, l := range i.Layers {
+		ids[n] = l.DiffID
+	}
+	return ids
+}
+
+// missingOf lists the diff IDs of the layers whose blobs are not in the archive:
+// whoever loads it must have them.
+func missingOf(i Info) []string {
+	var ids []string
+	for _, l := range i.Layers {
+		if !l.Present && !slices.Contains(ids, l.DiffID) {
+			ids = append(ids, l.DiffID)
+		}
+	}
+	return ids
 }

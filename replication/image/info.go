@@ -25,30 +25,9 @@ type Layer struct {
 	Present    bool // its blob is in the archive
 }
 
-// DiffIDs lists the image's layers as a store knows them, from the lowest up.
-func (i Info) DiffIDs() []string {
-	ids := make([]string, len(i.Layers))
-	for n, l := range i.Layers {
-		ids[n] = l.DiffID
-	}
-	return ids
-}
-
-// Missing lists the diff IDs of the layers whose blobs are not in the archive:
-// whoever loads it must have them.
-func (i Info) Missing() []string {
-	var ids []string
-	for _, l := range i.Layers {
-		if !l.Present && !slices.Contains(ids, l.DiffID) {
-			ids = append(ids, l.DiffID)
-		}
-	}
-	return ids
-}
-
 // Inspect reads the archive of size bytes, full or thin, and checks the digest
 // of every blob in it. An archive that it accepts may still miss layers: see
-// [Info.Missing]. Errors are ErrArchive, ErrDigest or src's.
+// [Layer.Present]. Errors are ErrArchive, ErrDigest or src's.
 func Inspect(src io.ReaderAt, size int64) (Info, error) {
 	a, img, err := parse(src, size)
 	if err != nil {

@@ -145,7 +145,7 @@ func setXattrs(proc string, e *replication.Entry) (warnings []string, err error)
 	return warnings, nil
 }
 
-// KernelLabel: attributes that the kernel of a node gives out by itself. They cannot
+// KernelLabel names attributes that the kernel of a node gives out by itself. They cannot
 // be taken away, and a node without that security module may refuse them.
 func KernelLabel(name string) bool {
 	switch name {

@@ -20,7 +20,9 @@ import (
 	"github.com/understudy-ha/understudy/test/stack"
 )
 
-func main() {
+func main() { os.Exit(run()) }
+
+func run() int {
 	rounds := flag.Int("rounds", 3, "failovers and switchovers of each stack")
 	out := flag.String("out", "build/demo", "where the report goes")
 	keep := flag.Bool("keep", false, "leave the lab up when it fails, to look at it")
@@ -37,8 +39,9 @@ func main() {
 	}
 	if err := work(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }
 
 // demo is one run.

@@ -91,7 +91,7 @@ func follow(ctx context.Context, d *exec.Cmd, r *os.File, c *cobra.Command) erro
 		}
 		fmt.Fprintln(c.OutOrStdout(), sc.Text())
 	}
-	err = d.Wait()
+	err := d.Wait()
 	if err == nil || last != "" {
 		return errors.New(last)
 	}
