@@ -122,7 +122,7 @@ type ServiceStatus struct {
 	Term      uint64   `json:"term"`                // highest term this node knows
 	Committed string   `json:"committed,omitempty"` // generation committed last, "term.sequence"
 	Applied   string   `json:"applied,omitempty"`   // generation the live tree is at
-	FreshAt   int64    `json:"fresh_at"`            // Unix ns: the data was at the committed generation at least until then (active's clock)
+	FreshAt   int64    `json:"fresh_at"`            // Unix ns: the data was at the committed generation at least until then (by the clock of the node that says so)
 	Clean     bool     `json:"clean,omitempty"`     // demoted with everything captured and committed here
 	Base      string   `json:"base,omitempty"`      // active: the generation its term started from
 	VIPs      []string `json:"vips,omitempty"`      // addresses held

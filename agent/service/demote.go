@@ -159,7 +159,9 @@ func (s *Service) quiesce(ctx context.Context, spec api.Spec) (gone func() error
 	finish := func() error {
 		tidy.Wait()
 		cancel()
-		err := s.Procs.Evict(ctx, spec.Containers)
+		ectx, done := outlast(ctx)
+		defer done()
+		err := s.Procs.Evict(ectx, spec.Containers)
 		s.mu.Lock()
 		clear(s.seen)
 		s.health = api.HealthUnknown
@@ -231,5 +233,15 @@ func politeTime(ctx context.Context, grace time.Duration) (context.Context, cont
 	if d, ok := ctx.Deadline(); ok {
 		budget = min(budget, time.Until(d)*2/3)
 	}
-	return context.WithTimeout(ctx, budget)
+	// Podman's tidying up outlasts a demotion: it must not be cut short by its end.
+	return context.WithTimeout(context.WithoutCancel(ctx), budget)
+}
+
+// outlast keeps the operation's deadline but not its end.
+func outlast(ctx context.Context) (context.Context, context.CancelFunc) {
+	d, ok := ctx.Deadline()
+	if !ok {
+		d = time.Now().Add(undoTime)
+	}
+	return context.WithDeadline(context.WithoutCancel(ctx), d)
 }

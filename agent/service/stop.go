@@ -7,7 +7,7 @@ import (
 )
 
 // stop leaves: no container, no address, no score. It never validates, and it
-// succeeds when there is nothing (FACTS: a failed stop gets the node fenced).
+// succeeds when there is nothing (a failed stop gets the node fenced).
 func (s *Service) stop(ctx context.Context, spec api.Spec) error {
 	if err := s.adopt(spec); err != nil {
 		s.log.Warn("parameters could not be recorded", "error", err)

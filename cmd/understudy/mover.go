@@ -169,22 +169,34 @@ func (m *mover) shipAhead(ctx context.Context) error {
 	return nil
 }
 
-// await waits until Pacemaker says that the other node has the role.
+// How often the agents are asked (they answer from memory), and Pacemaker, whose
+// tools are processes that would compete with the move itself.
+const (
+	askEvery       = 20 * time.Millisecond
+	pacemakerEvery = time.Second
+)
+
+// await waits until the other node has the role: its agent says so first, and
+// Pacemaker, asked then, confirms it.
 func (m *mover) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.limit)
 	defer cancel()
 	seen := "Pacemaker does not answer"
+	asked := time.Now()
 	for {
-		if view, err := m.pacemaker.View(ctx); err == nil {
-			_, active, _, err := view.Service(m.service)
-			if err != nil {
-				return err
-			}
-			if active == m.to {
-				return nil
-			}
-			if seen = "it is active on " + active; active == "" {
-				seen = "it is active nowhere"
+		if m.agentSaysActive(ctx) || time.Since(asked) > pacemakerEvery {
+			asked = time.Now()
+			if view, err := m.pacemaker.View(ctx); err == nil {
+				_, active, _, err := view.Service(m.service)
+				if err != nil {
+					return err
+				}
+				if active == m.to {
+					return nil
+				}
+				if seen = "it is active on " + active; active == "" {
+					seen = "it is active nowhere"
+				}
 			}
 		}
 		select {
@@ -193,9 +205,25 @@ func (m *mover) await(ctx context.Context) error {
 				return fmt.Errorf("%s is not active on %s after %s: %s; see pcs status and understudy log %s", m.service, m.to, m.limit, seen, m.service)
 			}
 			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(askEvery):
 		}
 	}
+}
+
+// agentSaysActive asks this node's agent what it has heard of the other.
+func (m *mover) agentSaysActive(ctx context.Context) bool {
+	st, err := ask(ctx, m.client().Status)
+	if err != nil {
+		return false
+	}
+	for _, n := range st.Nodes {
+		for _, s := range n.Services {
+			if n.Node == m.to && s.Service == m.service && s.Role == api.RoleActive {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // lift takes the ban away and sees that the service stays where it went. It works also
