@@ -3,14 +3,19 @@
 package arch
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"go/parser"
 	"go/token"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -18,41 +23,48 @@ const module = "github.com/understudy-ha/understudy"
 
 // pkg is what `go list` says of a package.
 type pkg struct {
-	ImportPath, Dir, Name        string
-	Imports, Deps                []string
-	GoFiles, TestGoFiles, Module []string `json:"-"`
+	ImportPath, Dir, Name string
+	Imports, Deps         []string
 }
 
-func load(t *testing.T) []pkg {
-	t.Helper()
+// list asks `go list` once: it takes a second.
+var list = sync.OnceValues(func() ([]pkg, error) {
 	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,Name,Imports,Deps", "./...")
 	cmd.Dir = filepath.Join("..", "..")
 	out, err := cmd.Output()
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {
-			t.Fatalf("go list: %s", exit.Stderr)
+			return nil, fmt.Errorf("go list: %s", exit.Stderr)
 		}
-		t.Fatal(err)
+		return nil, err
 	}
-	var list []pkg
-	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+	var all []pkg
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
 		var p pkg
 		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
-			break
+			return all, nil
 		} else if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		p.ImportPath = strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")
 		for i, imp := range p.Imports {
 			p.Imports[i] = strings.TrimPrefix(imp, module+"/")
 		}
-		list = append(list, p)
+		all = append(all, p)
 	}
-	if len(list) < 15 {
-		t.Fatalf("go list found %d packages: the test looks in the wrong place", len(list))
+})
+
+func load(t *testing.T) []pkg {
+	t.Helper()
+	all, err := list()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return list
+	if len(all) < 15 {
+		t.Fatalf("go list found %d packages: the test looks in the wrong place", len(all))
+	}
+	return all
 }
 
 func below(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
@@ -163,5 +175,46 @@ func TestPackageDocs(t *testing.T) {
 		if docs != 1 {
 			t.Errorf("%s has %d package comments, not one", p.ImportPath, docs)
 		}
+	}
+}
+
+// TestNamesNoWorkplace: the tree builds and reads the same wherever it lies. No
+// file outside dotfolders names where, or with what, somebody worked on it.
+func TestNamesNoWorkplace(t *testing.T) {
+	root := filepath.Join("..", "..")
+	// Put together here, or this file would name them.
+	places := []string{"/" + "work/", "farm" + "-", "/tmp/" + "ocftools"}
+	seen := 0
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || path == filepath.Join(root, "build")) {
+			return filepath.SkipDir
+		}
+		if !d.Type().IsRegular() {
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		seen++
+		for n, line := range strings.Split(string(text), "\n") {
+			// The overlay file system's own directory, in the lab's.
+			line = strings.ReplaceAll(line, "work/"+"work/incompat", "")
+			for _, place := range places {
+				if strings.Contains(line, place) {
+					t.Errorf("%s:%d names %s", path, n+1, place)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen < 100 {
+		t.Errorf("%d files: the test looks in the wrong place", seen)
 	}
 }

@@ -1,7 +1,8 @@
+//go:build lab
+
 package lab
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -15,9 +16,6 @@ func TestCluster(t *testing.T) {
 
 // TestClusterViaPcs sets the cluster up as a user would.
 func TestClusterViaPcs(t *testing.T) {
-	if os.Getenv("LAB_LONG") == "" {
-		t.Skip("a minute of pcs: LAB_LONG=1 runs it")
-	}
 	l := upLab(t, "pcs", Options{})
 	must(t, l.StartCluster(t.Context(), ClusterOptions{Token: time.Second, ViaPcs: true}))
 	testFencedCluster(t, l)

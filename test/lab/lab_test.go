@@ -1,3 +1,5 @@
+//go:build lab
+
 package lab
 
 import (
@@ -25,6 +27,7 @@ func TestMain(m *testing.M) {
 func upLab(t *testing.T, name string, o Options) *Lab {
 	t.Helper()
 	needRoot(t)
+	t.Parallel() // a lab waits for its nodes more than it works
 	o.Name, o.Out = testName(name), testWriter{t}
 	l, err := Up(t.Context(), o)
 	if err != nil {
@@ -50,7 +53,7 @@ func upLab(t *testing.T, name string, o Options) *Lab {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("a lab needs root")
+		t.Fatal("a lab needs root")
 	}
 }
 

@@ -1,3 +1,5 @@
+//go:build lab
+
 package lab
 
 import (
@@ -31,6 +33,7 @@ func victim(name string) {
 
 func TestLeftoversOfAKilledRun(t *testing.T) {
 	needRoot(t)
+	t.Parallel()
 	name := testName("dead")
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "LAB_TEST_VICTIM="+name)
@@ -68,6 +71,7 @@ func infoOf(t *testing.T, name string) Info {
 
 func TestInterruptedUp(t *testing.T) {
 	needRoot(t)
+	t.Parallel()
 	for _, after := range []time.Duration{0, 100 * time.Millisecond, 400 * time.Millisecond} {
 		name := testName("cut")
 		ctx, cancel := context.WithCancel(t.Context())
@@ -81,22 +85,5 @@ func TestInterruptedUp(t *testing.T) {
 			t.Errorf("after %v: %v", after, err)
 		}
 		nothingLeft(t, name)
-	}
-}
-
-func TestOptions(t *testing.T) {
-	for _, o := range []Options{
-		{Name: "../x"},
-		{Name: "UPPER"},
-		{Name: "much-too-long-a-name"},
-		{Nodes: []string{"n1", "n1"}},
-		{Nodes: []string{"client"}},
-		{Nodes: []string{"n100"}},
-		{FS: "zfs"},
-		{DiskSize: 1},
-	} {
-		if _, err := Up(t.Context(), o); err == nil {
-			t.Errorf("%+v is accepted", o)
-		}
 	}
 }
