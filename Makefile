@@ -69,7 +69,10 @@ fmt: ## gofumpt everything
 
 .PHONY: lab-up
 lab-up: deps package ## two nodes with a cluster and understudy; NAME=lab
-	build/lab up --name $(NAME) --cluster --deb build/understudy_$(NAME_VERSION)amd64.deb
+	CGO_ENABLED=0 go build -trimpath -o build/demo-run ./test/demo
+	build/lab up --name $(NAME) --cluster --deb $$(ls -t build/understudy_*_amd64.deb | head -1)
+	build/demo-run --set-up --name $(NAME)
+	@echo "try: make shell NODE=n1, then: understudy status"
 
 .PHONY: lab-down
 lab-down: ## take a lab down; NAME=lab

@@ -184,6 +184,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	wg.Go(func() { a.health.run(background) })
 	wg.Go(func() { a.watchCommits(background, pokes) })
 	wg.Go(func() { a.watchContainers(background) })
+	wg.Go(func() { a.watchAddresses(background) })
 	if err := a.gossip.Start(ctx); err != nil {
 		return err
 	}
@@ -257,6 +258,20 @@ func (a *Agent) watchContainers(ctx context.Context) {
 		for _, s := range a.list() {
 			if e.Type == podman.EventResync || s.Has(e.Container) {
 				s.Changed()
+			}
+		}
+	}
+}
+
+// watchAddresses notes addresses that go away without an order.
+func (a *Agent) watchAddresses(ctx context.Context) {
+	for e := range a.addresses.manager.Watch(ctx) {
+		if e.Kind != vip.EventLost {
+			continue
+		}
+		for _, s := range a.list() {
+			if s.HasAddress(e.Address.IP().String()) {
+				s.AddressLost(e.Address.String())
 			}
 		}
 	}

@@ -64,15 +64,16 @@ func healthOf(h podman.HealthStatus) api.Health {
 	return api.HealthHealthy
 }
 
-func (r *runtimeAdapter) Problems(ctx context.Context, names []string) ([]string, error) {
+func (r *runtimeAdapter) Problems(ctx context.Context, names []string) (problems, caveats []string, err error) {
 	list, err := r.client.Check(ctx, names)
-	var out []string
 	for _, p := range list {
-		if !p.Warning {
-			out = append(out, p.String())
+		if p.Warning {
+			caveats = append(caveats, p.String())
+		} else {
+			problems = append(problems, p.String())
 		}
 	}
-	return out, err
+	return problems, caveats, err
 }
 
 func (r *runtimeAdapter) Define(ctx context.Context, names []string) (service.Definition, error) {

@@ -40,8 +40,9 @@ type Definition struct {
 type Runtime interface {
 	Inspect(ctx context.Context, name string) (Container, error)
 	// Problems names what could not be carried faithfully to a standby, and
-	// what would start a container behind Pacemaker's back.
-	Problems(ctx context.Context, names []string) ([]string, error)
+	// what would start a container behind Pacemaker's back; caveats are what is
+	// carried, but not quite as it is.
+	Problems(ctx context.Context, names []string) (problems, caveats []string, err error)
 	Define(ctx context.Context, names []string) (Definition, error)
 	Parse(definition []byte) (Definition, error)
 	// Realise makes networks, volumes and containers as defined, without

@@ -148,7 +148,9 @@ func (n *node) set(name, state string) error {
 	return nil
 }
 
-func (n *node) Problems(context.Context, []string) ([]string, error) { return nil, nil }
+func (n *node) Problems(context.Context, []string) (problems, caveats []string, err error) {
+	return nil, nil, nil
+}
 func (n *node) Define(context.Context, []string) (Definition, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,6 +65,7 @@ type Service struct {
 	prepared string               // standby: definition (as string) realised and initialised last
 	blocked  []string             // what keeps the standby from being prepared
 	missing  []string             // image IDs the head needs and Podman has not
+	caveats  []string             // what of the containers is carried, but not quite as it is
 	problem  string               // of the last replication cycle
 	lagging  map[string]string    // peer → why it does not get what is new
 	freshOf  replication.ID       // standby: the head that freshAt is about
@@ -112,12 +114,50 @@ func (s *Service) Resume() {
 	}
 	switch rec.Role {
 	case api.RoleActive:
-		s.decide(api.EventRecover, rec.Term, "re-adopted the active service: containers and addresses were left alone")
+		s.readopt(rec)
 		s.loop.start(s.runActive)
 	case api.RoleStandby:
 		s.loop.start(s.runStandby)
 	case api.RoleStopped:
 	}
+}
+
+// readopt takes an active service up again after the agent was away. An address
+// that is still here is watched and announced again; one that is gone stays gone: the
+// monitor reports it, and Pacemaker decides.
+func (s *Service) readopt(rec record) {
+	held, missing, err := s.VIP.Held(rec.Spec)
+	ctx, cancel := context.WithTimeout(context.Background(), undoTime)
+	defer cancel()
+	if err == nil && len(held) > 0 {
+		here := rec.Spec
+		here.VIPs = held
+		err = s.VIP.Add(ctx, here)
+	}
+	if err != nil || len(missing) > 0 {
+		s.decide(api.EventRecover, rec.Term, "re-adopted the active service, but not all of its addresses: %v are not here (%v)", missing, err)
+		return
+	}
+	s.decide(api.EventRecover, rec.Term, "re-adopted the active service: containers and addresses were left alone")
+}
+
+// AddressLost notes that an address went away without an order: an interface went
+// down, or somebody removed it. The next monitor reports it to Pacemaker.
+func (s *Service) AddressLost(addr string) {
+	rec := s.snapshot()
+	if rec.Role == api.RoleActive && rec.Step == stepNone {
+		s.decide(api.EventRecover, rec.Term, "address %s is gone from this node without an order; the next monitor reports it", addr)
+	}
+}
+
+// HasAddress says whether the address, without its prefix, is one of the service's.
+func (s *Service) HasAddress(ip string) bool {
+	for _, cidr := range s.snapshot().Spec.VIPs {
+		if addr, _, _ := strings.Cut(cidr, "/"); addr == ip {
+			return true
+		}
+	}
+	return false
 }
 
 // Close ends the background work; the service itself is left as it is.

@@ -45,6 +45,7 @@ func (s *Service) Status() api.ServiceStatus {
 	if s.problem != "" {
 		st.Warnings = append(st.Warnings, "replication: "+s.problem)
 	}
+	st.Warnings = append(st.Warnings, s.caveats...)
 	for peer, why := range s.lagging {
 		st.Warnings = append(st.Warnings, peer+" does not get what is new: "+why)
 	}

@@ -24,10 +24,13 @@ func (s *Service) validate(ctx context.Context, spec api.Spec) error {
 	case len(missing) > 0 && !s.defines(missing):
 		wrong = append(wrong, fmt.Sprintf("container %s does not exist on %s while %d others do", strings.Join(missing, ", "), s.Node, len(spec.Containers)-len(missing)))
 	default:
-		problems, err := s.Runtime.Problems(ctx, spec.Containers)
+		problems, caveats, err := s.Runtime.Problems(ctx, spec.Containers)
 		if err != nil {
 			return err
 		}
+		s.mu.Lock()
+		s.caveats = caveats
+		s.mu.Unlock()
 		wrong = append(wrong, problems...)
 	}
 	if len(wrong) > 0 {
