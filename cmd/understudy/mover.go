@@ -38,6 +38,7 @@ type mover struct {
 const (
 	banLifetime = 5 * time.Minute
 	clearTime   = 20 * time.Second // to lift the ban, also when interrupted
+	lateTime    = 5 * time.Second  // for Pacemaker to say where a service is that did not arrive
 	shipGoal    = 250 * time.Millisecond
 	shipRounds  = 5
 	stayTime    = time.Second // the service must stay where it went for so long
@@ -179,35 +180,53 @@ const (
 // await waits until the other node has the role: its agent says so first, and
 // Pacemaker, asked then, confirms it.
 func (m *mover) await(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, m.limit)
+	limited, cancel := context.WithTimeout(ctx, m.limit)
 	defer cancel()
-	seen := "Pacemaker does not answer"
 	asked := time.Now()
 	for {
-		if m.agentSaysActive(ctx) || time.Since(asked) > pacemakerEvery {
+		if m.agentSaysActive(limited) || time.Since(asked) > pacemakerEvery {
 			asked = time.Now()
-			if view, err := m.pacemaker.View(ctx); err == nil {
-				_, active, _, err := view.Service(m.service)
-				if err != nil {
-					return err
-				}
-				if active == m.to {
-					return nil
-				}
-				if seen = "it is active on " + active; active == "" {
-					seen = "it is active nowhere"
-				}
+			if active, err := m.active(limited); err == nil && active == m.to {
+				return nil
 			}
 		}
 		select {
-		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return fmt.Errorf("%s is not active on %s after %s: %s; see pcs status and understudy log %s", m.service, m.to, m.limit, seen, m.service)
+		case <-limited.Done():
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
-			return ctx.Err()
+			return m.late(ctx)
 		case <-time.After(askEvery):
 		}
 	}
+}
+
+// active asks Pacemaker which node has the role; "" is none.
+func (m *mover) active(ctx context.Context) (string, error) {
+	view, err := m.pacemaker.View(ctx)
+	if err != nil {
+		return "", err
+	}
+	_, active, _, err := view.Service(m.service)
+	return active, err
+}
+
+// late asks Pacemaker once more when the time is over: it may have arrived just
+// now, and an error is to say where the service is.
+func (m *mover) late(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, lateTime)
+	defer cancel()
+	active, err := m.active(ctx)
+	seen := "it is active on " + active
+	switch {
+	case err != nil:
+		seen = "Pacemaker does not say where it is: " + err.Error()
+	case active == m.to:
+		return nil
+	case active == "":
+		seen = "it is active nowhere"
+	}
+	return fmt.Errorf("%s is not active on %s after %s: %s; see pcs status and understudy log %s", m.service, m.to, m.limit, seen, m.service)
 }
 
 // agentSaysActive asks this node's agent what it has heard of the other.
@@ -243,11 +262,11 @@ func (m *mover) lift(ctx context.Context) error {
 		return nil
 	case <-time.After(stayTime):
 	}
-	view, err := m.pacemaker.View(cctx)
+	active, err := m.active(cctx)
 	if err != nil {
 		return err
 	}
-	if _, active, _, err := view.Service(m.service); err != nil || active != m.to {
+	if active != m.to {
 		return fmt.Errorf("%s did not stay on %s after the ban was lifted: it is on %q; see location constraints and resource-stickiness (pcs constraint)", m.service, m.to, active)
 	}
 	return nil
