@@ -106,7 +106,7 @@ func (r *round) measure(ctx context.Context) error {
 		r.stopSession(ctx)
 		return err
 	}
-	return sleep(ctx, rand.N(r.Jitter)) //nolint:gosec // no secret: it only spreads the harm over time
+	return sleep(ctx, rand.N(r.Jitter)) // no secret: it only spreads the harm over time
 }
 
 func (r *round) alive() error {

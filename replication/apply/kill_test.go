@@ -176,7 +176,7 @@ func TestKilled(t *testing.T) {
 	kills := 0
 	// Each child gets one step further than the one before, over what that left.
 	for n := 0; ; n++ {
-		cmd := exec.Command(os.Args[0]) //nolint:gosec // this test
+		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "APPLY_KILL_DIR="+r.dir, "APPLY_KILL_STEP="+strconv.Itoa(n))
 		out, err := cmd.CombinedOutput()
 		var exit *exec.ExitError

@@ -353,7 +353,7 @@ func TestBusyWithoutFreeze(t *testing.T) {
 			default:
 			}
 			p := b.in(fmt.Sprintf("f%d", i%20))
-			_ = os.WriteFile(p, bytes.Repeat([]byte{byte('a' + i%26)}, 80_000), 0o600) //nolint:gosec // a test's file
+			_ = os.WriteFile(p, bytes.Repeat([]byte{byte('a' + i%26)}, 80_000), 0o600)
 			_ = os.Remove(b.in(fmt.Sprintf("f%d", (i+7)%20)))
 		}
 	}()

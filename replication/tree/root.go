@@ -204,7 +204,7 @@ func FileStat(f *os.File) (Stat, error) {
 
 func fromStat(st *unix.Stat_t) Stat {
 	return Stat{
-		Dev: uint64(st.Dev), Ino: st.Ino, CtimeNs: st.Ctim.Nano(), MtimeNs: st.Mtim.Nano(), Size: st.Size, //nolint:unconvert // differs by architecture
-		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Nlink: uint64(st.Nlink), Rdev: uint64(st.Rdev), //nolint:unconvert // differs by architecture
+		Dev: uint64(st.Dev), Ino: st.Ino, CtimeNs: st.Ctim.Nano(), MtimeNs: st.Mtim.Nano(), Size: st.Size, // types differ by architecture
+		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Nlink: uint64(st.Nlink), Rdev: uint64(st.Rdev), // types differ by architecture
 	}
 }

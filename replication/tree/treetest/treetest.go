@@ -45,7 +45,7 @@ func Mount(t testing.TB, kind string) string {
 
 func run(t testing.TB, name string, args ...string) {
 	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil { //nolint:gosec // fixed programs
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 	}
 }
@@ -54,7 +54,7 @@ func run(t testing.TB, name string, args ...string) {
 // anything in b to make it like a. Sockets are not compared.
 func Same(t testing.TB, a, b string) {
 	t.Helper()
-	out, err := exec.Command("rsync", "-aHAXS", "--checksum", "--modify-window=-1", "--dry-run", //nolint:gosec // fixed program
+	out, err := exec.Command("rsync", "-aHAXS", "--checksum", "--modify-window=-1", "--dry-run",
 		"--itemize-changes", "--delete", "--exclude=*.sock", a+"/", b+"/").CombinedOutput()
 	if err != nil || len(out) > 0 {
 		t.Errorf("the trees differ (%v):\n%s", err, out)
@@ -72,7 +72,7 @@ func Must(t testing.TB, err error) {
 // Write writes a file.
 func Write(t testing.TB, path string, data []byte) {
 	t.Helper()
-	Must(t, os.WriteFile(path, data, 0o640)) //nolint:gosec // a test's file
+	Must(t, os.WriteFile(path, data, 0o640))
 }
 
 // Corpus fills dir with one of everything that a volume can hold.
@@ -169,7 +169,7 @@ func special(t testing.TB, dir string) {
 // short is a path to dir that fits into a socket address.
 func short(t testing.TB, dir string) string {
 	t.Helper()
-	tmp, err := os.MkdirTemp("", "s") //nolint:usetesting // t.TempDir is too long
+	tmp, err := os.MkdirTemp("", "s") // t.TempDir is too long
 	Must(t, err)
 	t.Cleanup(func() { Must(t, os.RemoveAll(tmp)) })
 	Must(t, os.Symlink(dir, filepath.Join(tmp, "d")))
