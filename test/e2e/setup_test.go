@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,7 +59,7 @@ func parity(t *testing.T, c *cluster, a, b *lab.Node, names ...string) {
 func inspected(t *testing.T, c *cluster, n *lab.Node, name string) any {
 	t.Helper()
 	text := c.sh(t, n, "podman inspect "+name)
-	id := c.sh(t, n, "podman inspect --format '{{slice .Id 0 12}}' "+name)
+	id := c.sh(t, n, "podman inspect --format '{{.Id}}' "+name)[:12]
 	var list []map[string]any
 	must(t, json.Unmarshal([]byte(strings.ReplaceAll(text, id, "ID")), &list))
 	d := list[0]
@@ -70,6 +71,9 @@ func inspected(t *testing.T, c *cluster, n *lab.Node, name string) any {
 	}
 	config := d["Config"].(map[string]any)
 	delete(config, "CreateCommand")
+	if env, ok := config["Env"].([]any); ok { // Podman lists it in no particular order
+		slices.SortFunc(env, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	}
 	if hc, ok := d["HostConfig"].(map[string]any); ok {
 		if lc, ok := hc["LogConfig"].(map[string]any); ok {
 			delete(lc, "Path") // has the id in it
