@@ -115,6 +115,9 @@ type Replica interface {
 	// SealDirty seals what was written before the node went down; where a newer
 	// term's generations are here already, it archives it and says as what.
 	SealDirty(ctx context.Context, req replication.SealRequest) (res replication.SealResult, archived string, err error)
+	// CheckTree keeps what was changed since the last apply without the cluster's
+	// knowledge: sealed, or archived. sure: also where that means to read everything.
+	CheckTree(ctx context.Context, req replication.SealRequest, sure bool) (res replication.SealResult, archived string, err error)
 	// ArchiveTree archives what the live trees are now as a diverged generation.
 	ArchiveTree(ctx context.Context, req replication.SealRequest) (string, error)
 	SetHave(images, layers []string) error

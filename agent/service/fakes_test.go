@@ -406,6 +406,17 @@ func (r replica) SealDirty(ctx context.Context, q replication.SealRequest) (repl
 	return res, "", err
 }
 
+func (r replica) CheckTree(ctx context.Context, q replication.SealRequest, _ bool) (replication.SealResult, string, error) {
+	r.n.mu.Lock()
+	changed := r.n.applied.IsZero() || r.n.trees[r.n.applied] != r.n.tree
+	r.n.mu.Unlock()
+	if head, _ := r.Head(); !changed || head != r.Applied() || head.Term > q.Term {
+		return replication.SealResult{}, "", nil
+	}
+	res, err := r.Seal(ctx, q)
+	return res, "", err
+}
+
 func (r replica) SetHave(_, _ []string) error             { return nil }
 func (r replica) Prune() error                            { return nil }
 func (r replica) Freezes() (p50, p99, most time.Duration) { return 0, 0, 0 }

@@ -309,3 +309,15 @@ func TestPowerCutThenNewHistory(t *testing.T) {
 		t.Error("still dirty")
 	}
 }
+
+// TestWrittenOutsideTheCluster: the resource is taken away, somebody works with the
+// containers by hand, and the resource is made again: the work is kept.
+func TestWrittenOutsideTheCluster(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote, api.ActionStop)
+	n.with(func() { n.states["db"] = "running"; n.tree += 3 })
+	must(t, s, api.ActionStart)
+	wantNothing(t, n)
+	wantSealed(t, n)
+}

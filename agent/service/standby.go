@@ -36,6 +36,9 @@ func (s *Service) runStandby(ctx context.Context, quit, wake <-chan struct{}) {
 		if time.Since(s.handedOver) > calm {
 			s.assertScore(ctx)
 		}
+		if err := s.Replica.Prune(); err != nil {
+			s.log.Warn("old generations cannot be pruned", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 		case <-quit:

@@ -30,6 +30,7 @@ func (s *Service) start(ctx context.Context, spec api.Spec) error {
 		return err
 	}
 	s.Crash("start:persisted")
+	outside := s.runsOutside(ctx)
 	if err := s.stopContainers(ctx, rec.Spec); err != nil {
 		return err
 	}
@@ -37,6 +38,9 @@ func (s *Service) start(ctx context.Context, spec api.Spec) error {
 		return err
 	}
 	if err := s.sealDirty(ctx); err != nil {
+		return err
+	}
+	if err := s.keepStray(ctx, outside); err != nil {
 		return err
 	}
 	s.Crash("start:sealed")
@@ -85,6 +89,41 @@ func (s *Service) sealDirty(ctx context.Context) error {
 		s.decide(api.EventRecover, rec.Term, "nothing was written here in term %d that had not been received", rec.Term)
 	}
 	return s.persist(func(r *record) { r.Dirty = false })
+}
+
+// runsOutside says whether a container of the service runs before Pacemaker had it
+// started: somebody works with it by hand.
+func (s *Service) runsOutside(ctx context.Context) bool {
+	for _, name := range s.snapshot().Spec.Containers {
+		if c, err := s.Runtime.Inspect(ctx, name); err == nil && c.Running {
+			return true
+		}
+	}
+	return false
+}
+
+// keepStray keeps what was written to a clean node's tree while the service was
+// out of the cluster's hands: a resource that was deleted and made again, a
+// container started by hand on a standby.
+func (s *Service) keepStray(ctx context.Context, outside bool) error {
+	rec := s.snapshot()
+	if head, err := s.Replica.Head(); err != nil || head.IsZero() {
+		return err
+	}
+	req, err := s.sealRequest(ctx, rec.Term)
+	if err != nil {
+		return err
+	}
+	res, archived, err := s.Replica.CheckTree(ctx, req, outside)
+	switch {
+	case err != nil:
+		return fmt.Errorf("service %s: what was written on %s outside the cluster cannot be kept: %w", s.name, s.Node, err)
+	case archived != "":
+		s.decide(api.EventDiverged, rec.Term, "what was written here outside the cluster is archived as %s", archived)
+	case !res.ID.IsZero():
+		s.decide(api.EventRecover, rec.Term, "what was written here outside the cluster is sealed as generation %s", res.ID)
+	}
+	return nil
 }
 
 // sealRequest asks for the live tree as it is, with the containers stopped.

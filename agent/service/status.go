@@ -33,6 +33,13 @@ func (s *Service) Status() api.ServiceStatus {
 	}
 	if rec.Role == api.RoleStandby {
 		st.Blockers = s.blockers()
+		health, why := s.lookStandby()
+		s.mu.Lock()
+		s.health = health
+		s.mu.Unlock()
+		if why != "" {
+			st.Warnings = append(st.Warnings, why)
+		}
 	}
 	p50, p99, most := s.Replica.Freezes()
 	st.FreezeP50, st.FreezeP99, st.FreezeMax = api.Duration(p50), api.Duration(p99), api.Duration(most)

@@ -273,8 +273,9 @@ func next(base *replication.Manifest, r replication.SealRequest, res *capture.Re
 }
 
 // sameBut says whether base says of everything but the volumes' content what r says.
+// A final generation stays the last one while nothing changes.
 func sameBut(base *replication.Manifest, r replication.SealRequest) bool {
-	return base != nil && string(base.Definition) == string(r.Definition) && slices.Equal(base.Images, r.Images) && base.Final == r.Final && base.ID.Term == r.Term
+	return base != nil && string(base.Definition) == string(r.Definition) && slices.Equal(base.Images, r.Images) && (base.Final || !r.Final) && base.ID.Term == r.Term
 }
 
 func (e *Engine) noteFreeze(d time.Duration) {

@@ -81,32 +81,75 @@ func (e *Engine) SealDirty(ctx context.Context, r replication.SealRequest) (res 
 	return res, archived, err
 }
 
+// CheckTree looks, by stat alone where it can, whether the live trees are still at
+// the generation that was applied last. Changes made while the service was out of
+// the cluster's hands are kept: sealed where this node's term is the newest, else
+// archived as diverged. sure: look also where that means to read everything.
+// Both results are empty when there is nothing, or nothing to compare with.
+func (e *Engine) CheckTree(ctx context.Context, r replication.SealRequest, sure bool) (res replication.SealResult, archived string, err error) {
+	head, err := e.store.Head()
+	at := e.Applied()
+	if err != nil || at.IsZero() {
+		return res, "", err
+	}
+	base, err := e.store.Load(at)
+	if errors.Is(err, replication.ErrNotFound) {
+		return res, "", nil
+	}
+	if err != nil || !sure && e.indexOf(base) == nil {
+		return res, "", err
+	}
+	if at == head && head.Term <= r.Term {
+		res, err = e.Seal(ctx, r)
+		if err != nil || !res.New {
+			return replication.SealResult{}, "", err
+		}
+		return res, "", nil
+	}
+	archived, err = e.archive(ctx, r, base)
+	return res, archived, err
+}
+
 // ArchiveTree archives what the live trees are now as a diverged generation, and
 // names it; "" when they hold nothing that this node's own last generation does
 // not. The next Apply looks at the whole trees.
 func (e *Engine) ArchiveTree(ctx context.Context, r replication.SealRequest) (string, error) {
-	e.work.Lock()
-	defer e.work.Unlock()
 	base, err := e.lastOwn(r.Term)
 	if err != nil {
 		return "", err
 	}
+	name, err := e.archive(ctx, r, base)
+	if err != nil {
+		return "", err
+	}
+	return name, e.Recheck()
+}
+
+// archive archives how the live trees differ from base, if they do. Where they do,
+// the next Apply looks at the whole trees.
+func (e *Engine) archive(ctx context.Context, r replication.SealRequest, base *replication.Manifest) (string, error) {
+	e.work.Lock()
+	defer e.work.Unlock()
 	pack := e.store.NewPack()
 	defer pack.Abort()
 	asOf := time.Now()
 	res, err := e.capturer.Capture(ctx, capture.Request{Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base), Sink: pack})
-	name := ""
-	switch {
-	case errors.Is(err, replication.ErrUnchanged):
-	case err != nil:
+	if errors.Is(err, replication.ErrUnchanged) {
+		return "", nil
+	}
+	if err != nil {
 		return "", err
-	default:
-		if _, err := pack.Seal(); err != nil {
-			return "", err
-		}
-		if name, err = e.store.Diverge(next(base, r, res, e.store.Service(), asOf)); err != nil {
-			return "", err
-		}
+	}
+	if _, err := pack.Seal(); err != nil {
+		return "", err
+	}
+	m := next(base, r, res, e.store.Service(), asOf)
+	if base != nil && base.ID.Term > r.Term { // a standby's tree was touched: it goes on from what was applied
+		m.ID = replication.ID{Term: base.ID.Term, Seq: base.ID.Seq + 1}
+	}
+	name, err := e.store.Diverge(m)
+	if err != nil {
+		return "", err
 	}
 	return name, e.applier.SetApplied(replication.ID{})
 }

@@ -97,8 +97,8 @@ func figures(r drill.Round) string {
 		return fmt.Sprintf("%.0f ms", *v)
 	}
 	lost := "?"
-	if r.Lost != nil {
-		lost = fmt.Sprint(*r.Lost)
+	if r.Lost != nil && r.Probe != nil && r.Probe.Writes != nil {
+		lost = fmt.Sprintf("%d of %d", *r.Lost, r.Probe.Writes.Acked)
 	}
 	return fmt.Sprintf("outage %s = detect %s + fence %s + takeover %s; RPO %s, acknowledged writes lost: %s",
 		show(r.OutageMS), show(r.DetectMS), show(r.FenceMS), show(r.TakeoverMS), show(r.RPOMS), lost)
