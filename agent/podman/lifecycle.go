@@ -47,9 +47,22 @@ func noAddress(name string, err error) error {
 // Start starts a container; one that runs already is fine. ErrNoAddress as for
 // Init.
 func (c *Client) Start(ctx context.Context, name string) error {
-	return noAddress(name, do(ctx, c, "start container "+name, func(ctx context.Context) error {
+	err := c.start(ctx, name)
+	if err == nil || ctx.Err() != nil {
+		return noAddress(name, err)
+	}
+	// Initialised, says Podman, but what waited in it may be dead: begin from the
+	// beginning, once.
+	if now, ierr := c.Inspect(ctx, name); ierr != nil || now.State != StateInitialized || c.Uninit(ctx, name) != nil {
+		return noAddress(name, err)
+	}
+	return noAddress(name, c.start(ctx, name))
+}
+
+func (c *Client) start(ctx context.Context, name string) error {
+	return do(ctx, c, "start container "+name, func(ctx context.Context) error {
 		return containers.Start(ctx, name, nil)
-	}))
+	})
 }
 
 // Stop ends a container's process: its stop signal, then SIGKILL after grace, and
@@ -63,6 +76,11 @@ func (c *Client) Stop(ctx context.Context, name string, grace time.Duration) err
 	}
 	if err != nil {
 		return err
+	}
+	if now.State == StateInitialized {
+		// What waits in it is ended by others too, and Podman would not notice: it
+		// would say initialised for good, and every start would fail.
+		return c.Uninit(ctx, name)
 	}
 	if !now.State.Alive() {
 		return nil
