@@ -70,6 +70,11 @@ func testMatrix(t *testing.T, c *cluster) {
 		h.to(t, failedPromoted)
 		h.want(t, want{action: "probe", code: failedPromoted}, want{action: "demote", code: success}, want{action: "monitor", code: success})
 	})
+	run("what waited is dead", func(t *testing.T) {
+		killWaiting(t, h)
+		h.want(t, want{action: "promote", code: success}, want{action: "monitor", code: runningPromoted},
+			want{action: "demote", code: success}, want{action: "monitor", code: success})
+	})
 	broken("agent dead, standby", agentDead, agentBack, success,
 		want{action: "probe", code: success}, want{action: "monitor", code: success},
 		want{action: "promote", code: errGeneric}, want{action: "demote", code: errGeneric}, want{action: "start", code: errGeneric},
@@ -92,6 +97,16 @@ func testMatrix(t *testing.T, c *cluster) {
 			want{action: "probe", code: notRunning}, want{action: "monitor", code: notRunning}, want{action: "validate-all", code: success})
 		look(n).nothing(t, n, handAddress, "sleep")
 	})
+}
+
+// killWaiting ends the process that waits in the standby's initialised container
+// without Podman's knowledge: it goes on to call the container initialised.
+func killWaiting(t *testing.T, h *hand) {
+	t.Helper()
+	eventually(t, 30*time.Second, "an initialised container", func() error {
+		return lacks(h.c.sh(t, h.node, "podman inspect --format '{{.State.Status}}' matrix"), "initialized")
+	})
+	h.c.sh(t, h.node, "kill -9 $(podman inspect --format '{{.State.Pid}}' matrix)")
 }
 
 // unhealthy: a HEALTHCHECK that fails is what on-unhealthy says it is.
