@@ -64,8 +64,8 @@ type Agent struct {
 	services map[string]*running
 }
 
-// New wires the parts and takes up what an earlier agent left: frozen containers
-// are thawed, roles re-adopted. It starts nothing that others can see; a
+// New wires the parts and reads what an earlier agent left; containers it left frozen
+// are thawed. Start re-adopts the roles. New starts nothing that others can see; a
 // failed New has undone itself.
 func New(o Options) (a *Agent, err error) {
 	if o.RunDir == "" {
@@ -122,20 +122,12 @@ func (a *Agent) openParts() error {
 		return err
 	}
 	a.onStop("freezer", a.procs.Close)
-	a.cluster = scores{cluster.New(cluster.Options{Node: a.conf.Node, Logger: a.log})}
+	a.cluster = cluster.New(cluster.Options{Node: a.conf.Node, Logger: a.log})
 	a.health = &health{ping: a.podman.Ping, store: a.conf.Store}
 	a.peers = newPeers(a.conf, a.engineOf, a.log)
 	a.onStop("peers", a.peers.Close)
 	a.gossip, err = gossip.New(a.gossipOptions())
 	return err
-}
-
-// scores writes a score each time it is told to: the service itself knows when
-// it has changed, or may have been forgotten.
-type scores struct{ *cluster.Cluster }
-
-func (c scores) SetScore(ctx context.Context, name string, score int) error {
-	return c.AssertScore(ctx, name, score)
 }
 
 func (a *Agent) gossipOptions() gossip.Options {
@@ -148,7 +140,7 @@ func (a *Agent) gossipOptions() gossip.Options {
 		o.Peers = append(o.Peers, gossip.Peer{Name: p.Name, Addr: p.Gossip.String()})
 	}
 	// A peer's new role or generation can end a wait: look at once.
-	o.OnChange = func(api.NodeStatus) { a.pokeAll() }
+	o.OnChange = func(api.NodeStatus) { a.pokeStandbys() }
 	return o
 }
 
@@ -223,16 +215,15 @@ func (a *Agent) Stop() {
 	})
 }
 
-// Alive takes every lock that an order would take, so that a watchdog that asks
-// finds an agent that hangs.
-func (a *Agent) Alive() bool {
+// CheckAlive returns if the agent can still answer for its services; it blocks
+// where it hangs, so that a watchdog that waits for it is not fed.
+func (a *Agent) CheckAlive() {
 	for _, s := range a.list() {
 		s.Status()
 	}
-	return true
 }
 
-func (a *Agent) pokeAll() {
+func (a *Agent) pokeStandbys() {
 	for _, s := range a.list() {
 		if s.Role() == api.RoleStandby {
 			s.Poke()

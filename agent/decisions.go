@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"sync"
 	"time"
 
@@ -14,35 +13,42 @@ import (
 // service's record; the journal is for people.
 type decisions struct {
 	*journal.Journal
-	queue chan api.Decision
+	queue chan queued
 	done  chan struct{}
 	once  sync.Once
 }
 
+// queued is an entry to write, or a mark that says when those before it are written.
+type queued struct {
+	entry api.Decision
+	mark  chan struct{} // not an entry: closed when its turn comes
+}
+
 func newDecisions(j *journal.Journal) *decisions {
-	d := &decisions{Journal: j, queue: make(chan api.Decision, 256), done: make(chan struct{})}
+	d := &decisions{Journal: j, queue: make(chan queued, 256), done: make(chan struct{})}
 	go func() {
 		defer close(d.done)
-		for e := range d.queue {
-			d.Journal.Record(e)
+		for q := range d.queue {
+			if q.mark != nil {
+				close(q.mark)
+				continue
+			}
+			d.Journal.Record(q.entry)
 		}
 	}()
 	return d
 }
 
 // Record queues an entry; it waits only when the disk is hundreds of entries behind.
-func (d *decisions) Record(e api.Decision) { d.queue <- e }
+func (d *decisions) Record(e api.Decision) { d.queue <- queued{entry: e} }
 
 // Query waits for the entries that were recorded before it.
 func (d *decisions) Query(service string, since time.Time, limit int) ([]api.Decision, error) {
-	for len(d.queue) > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	mark := make(chan struct{})
+	d.queue <- queued{mark: mark}
+	<-mark
 	return d.Journal.Query(service, since, limit)
 }
-
-// Follow gives new entries.
-func (d *decisions) Follow(ctx context.Context) <-chan api.Decision { return d.Journal.Follow(ctx) }
 
 // Close writes what is queued. Nothing may be recorded after it.
 func (d *decisions) Close() error {

@@ -101,6 +101,9 @@ func definition(d *podman.Definition, raw []byte) service.Definition {
 	for _, i := range d.Images {
 		out.Images = append(out.Images, i.ID)
 	}
+	for _, c := range d.Containers {
+		out.Names = append(out.Names, c.Name)
+	}
 	for _, v := range d.Volumes {
 		out.Volumes = append(out.Volumes, v.Name)
 	}

@@ -3,7 +3,7 @@
 // a parent and content hashes. DESIGN.md beside this file has the store's
 // layout, the wire's verbs and what must hold when any step is killed.
 //
-// This package holds the words of the trade ([ID], [Manifest], [Entry]) and the
-// [Engine] that runs the four steps for one service; the steps themselves are
-// in capture, store, wire and apply, images in image.
+// This package holds the words of the trade ([ID], [Manifest], [Entry], [SealRequest]);
+// the four steps are in capture, store, wire and apply, images in image, and
+// engine runs them for one service.
 package replication

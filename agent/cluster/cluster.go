@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -15,17 +14,11 @@ type Options struct {
 	Runner  Runner        // nil: Exec
 	Timeout time.Duration // of each command; 0: 5 s
 	Logger  *slog.Logger
-	Now     func() time.Time
 	Pause   func(ctx context.Context, attempt int) error // between two attempts of Reserve; nil: a random short while
 }
 
 // Cluster talks to Pacemaker on this node. Its methods may be called concurrently.
-type Cluster struct {
-	opts Options
-
-	mu     sync.Mutex
-	scores map[string]written // by service: what the attribute daemon was told last
-}
+type Cluster struct{ opts Options }
 
 // New makes a Cluster; it runs nothing yet.
 func New(o Options) *Cluster {
@@ -38,13 +31,10 @@ func New(o Options) *Cluster {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
 	if o.Pause == nil {
 		o.Pause = pause
 	}
-	return &Cluster{opts: o, scores: map[string]written{}}
+	return &Cluster{opts: o}
 }
 
 // pause keeps two nodes that collided from colliding again.

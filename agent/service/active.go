@@ -22,11 +22,6 @@ func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 	wg.Go(func() { s.shipLoop(ctx, quit, fresh) })
 	defer wg.Wait()
 	s.assertScore(ctx)
-	// From here on the live tree is the containers' own; a record that is lost must
-	// not let an Apply take it for the generation it started from.
-	if err := s.Replica.Recheck(); err != nil {
-		s.log.Warn("the record of the live tree cannot be written", "error", err)
-	}
 	inspected := time.Time{}
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -159,12 +154,17 @@ func (s *Service) shipImages(ctx context.Context) {
 	}
 }
 
-// Replicate runs a cycle now and ships it; it answers the generation that every
-// reachable standby has.
+// Replicate runs a cycle now and ships it; it answers the generation that at
+// least one standby has.
 func (s *Service) Replicate(ctx context.Context) (string, error) {
-	if rec := s.snapshot(); rec.Role != api.RoleActive {
-		return "", api.Errorf(api.KindRefused, "ask the active node; understudy status names it", "service %s is %s on %s: only the active node replicates", s.name, rec.Role, s.Node)
+	if rec := s.snapshot(); rec.Role != api.RoleActive || rec.Step != stepNone {
+		return "", api.Errorf(api.KindRefused, "ask the active node; understudy status names it", "service %s is %s on %s: only the active node replicates", s.name, orStep(rec), s.Node)
 	}
+	// Not beside an operation: a demotion's final generation is the last one.
+	if !s.op.TryLock() {
+		return "", api.Errorf(api.KindBusy, "try again when it is done", "service %s: an operation is under way on %s", s.name, s.Node)
+	}
+	defer s.op.Unlock()
 	res, err := s.cycle(ctx)
 	if err != nil {
 		return "", err

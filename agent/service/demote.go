@@ -24,19 +24,20 @@ const (
 // demote hands over cleanly: containers stopped, what they wrote sealed as the
 // term's final generation and shipped, address gone. It succeeds also where
 // the standby cannot be reached: the answer to Pacemaker is about this node. What
-// did not get across is reported, and this node stays the better candidate.
+// did not get across is reported, and this node deserves the higher score.
 func (s *Service) demote(ctx context.Context) error {
 	rec := s.snapshot()
 	if rec.Role == api.RoleStandby && rec.Step == stepNone {
 		return nil
 	}
 	if rec.Role == api.RoleStopped && rec.Step == stepNone {
-		return api.Errorf(api.KindNotRunning, "", "service %s is stopped on %s", s.name, s.Node)
+		return api.Errorf(api.KindNotRunning, "Pacemaker orders start first", "service %s is stopped on %s", s.name, s.Node)
 	}
 	s.loop.finish(finishTime)
 	if err := s.persist(func(r *record) { r.Step = stepDemoting }); err != nil {
 		return err
 	}
+	s.saveLocal()
 	s.Crash("demote:persisted")
 	if err := s.leaveActive(ctx, true); err != nil {
 		return err
@@ -75,7 +76,7 @@ func (s *Service) leaveActive(ctx context.Context, final bool) error {
 		}
 	})
 	err = s.persist(func(r *record) {
-		r.Role, r.Step, r.Dirty, r.Clean, r.FreshAt = api.RoleStandby, stepNone, false, clean, s.Now().UnixNano()
+		r.Role, r.Step, r.Newest, r.Dirty, r.Clean = api.RoleStandby, stepNone, rec.Dirty && !clean, false, clean
 	})
 	s.saveLocal()
 	return err
@@ -119,7 +120,7 @@ func (s *Service) shipFinal(ctx context.Context, id string) bool {
 			shipped = true
 			continue
 		}
-		s.decide(api.EventDemote, s.snapshot().Term, "final generation %s did not reach %s: %v; this node keeps the newest data and stays the better candidate", id, peer, err)
+		s.decide(api.EventDemote, s.snapshot().Term, "final generation %s did not reach %s: %v; this node keeps the newest data and the higher promotion score", id, peer, err)
 	}
 	return shipped
 }

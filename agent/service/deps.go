@@ -31,6 +31,7 @@ type Container struct {
 // Definition is what re-creates a service's containers elsewhere.
 type Definition struct {
 	Bytes   []byte   // opaque, stable: equal definitions have equal bytes
+	Names   []string // containers
 	Images  []string // image IDs
 	Volumes []string // local volumes that the containers mount
 }
@@ -94,7 +95,7 @@ type Cluster interface {
 	ClearScore(ctx context.Context, service string) error
 }
 
-// Replica is one service's data on this node: package replication's Engine.
+// Replica is one service's data on this node: replication/engine.
 type Replica interface {
 	Head() (replication.ID, error)
 	HeadManifest() (*replication.Manifest, error) // nil when there is no head

@@ -93,8 +93,11 @@ func do(s *Service, action string) (res api.ActionResult, crashed bool, err erro
 }
 
 func (n *node) running() (names []string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.with(func() { names = n.runningLocked() })
+	return names
+}
+
+func (n *node) runningLocked() (names []string) {
 	for name, st := range n.states {
 		if st == "running" {
 			names = append(names, name)
@@ -161,7 +164,7 @@ func (n *node) Define(context.Context, []string) (Definition, error) {
 }
 
 func (n *node) Parse(b []byte) (Definition, error) {
-	return Definition{Bytes: b, Images: []string{"sha256:1"}, Volumes: []string{"data"}}, nil
+	return Definition{Bytes: b, Names: testSpec.Containers, Images: []string{"sha256:1"}, Volumes: []string{"data"}}, nil
 }
 
 func (n *node) Realise(context.Context, []byte) ([]string, error) {
@@ -379,7 +382,10 @@ func (r replica) Apply(context.Context, map[string]string) error {
 	}
 	return nil
 }
-func (r replica) Recheck() error { return nil }
+func (r replica) Recheck() error {
+	r.n.with(func() { r.n.applied = replication.ID{} })
+	return nil
+}
 
 func (r replica) Realign(_ context.Context, base replication.ID) (out []string, err error) {
 	r.n.mu.Lock()

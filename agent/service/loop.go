@@ -11,12 +11,11 @@ import (
 
 // loop owns the one goroutine of background work that a role has.
 type loop struct {
-	service *Service
-	mu      sync.Mutex // guards cancel and done
-	cancel  context.CancelFunc
-	done    chan struct{}
-	quit    chan struct{} // closed: end when the work in hand is done
-	wake    chan struct{}
+	mu     sync.Mutex // guards what follows
+	cancel context.CancelFunc
+	done   chan struct{}
+	quit   chan struct{} // closed: end when the work in hand is done
+	wake   chan struct{}
 }
 
 // start begins the work; a loop that runs is stopped first.

@@ -21,7 +21,8 @@ import (
 //  7. addresses, announced; the role is durable.
 //
 // The network is asked for a duplicate of the address from the begin on, beside
-// steps 2 to 6; the answer is awaited before 7. Nothing before 7 can be seen from outside.
+// steps 2 to 6; the answer is awaited before 7. Nothing before 7 can be seen from
+// outside. Where a container publishes a port on the address alone, 7 comes before 6.
 //
 // A failure after 3 undoes: addresses off, containers stopped, what they wrote sealed.
 func (s *Service) promote(ctx context.Context, spec api.Spec) error {
@@ -70,8 +71,9 @@ func (s *Service) takeTerm(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	err = s.persist(func(r *record) {
-		r.Step, r.Term, r.Reserved, r.Dirty, r.Clean, r.Origin, r.Base = stepPromoting, r.Reserved, 0, true, false, false, head.String()
+		r.Step, r.Settled, r.Term, r.Reserved, r.Dirty, r.Clean, r.Newest, r.Origin, r.Base = stepPromoting, false, r.Reserved, 0, true, false, false, false, head.String()
 	})
+	s.saveLocal() // what the resource agent must look for, should we die from here on
 	term := s.snapshot().Term
 	s.stepDone("term", term, began)
 	s.Crash("promote:term")
@@ -136,16 +138,29 @@ func (s *Service) activate(ctx context.Context, term uint64, unique func() error
 }
 
 // settleTree brings the live tree to exactly the committed head. Where there is
-// no head, the tree is the origin's own.
+// no head, the tree is the origin's own. Once it is settled, containers may have
+// written to it: a promotion that is taken up after a kill must not apply again.
 func (s *Service) settleTree(ctx context.Context) error {
+	if s.snapshot().Settled {
+		return nil
+	}
 	def, head, err := s.headDefinition()
-	if err != nil || head.IsZero() {
+	if err != nil {
 		return err
 	}
-	if err := s.prepare(ctx, def); err != nil {
+	if !head.IsZero() {
+		if err := s.prepare(ctx, def); err != nil {
+			return err
+		}
+		if err := s.applyHead(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.persist(func(r *record) { r.Settled = true }); err != nil {
 		return err
 	}
-	return s.applyHead(ctx)
+	// The trees are at no generation from here on.
+	return s.Replica.Recheck()
 }
 
 // startContainers starts the containers in the order in which they are named.

@@ -33,12 +33,14 @@ type record struct {
 	BootID   string   `json:"boot_id"`  // of the boot in which Role was true
 	Term     uint64   `json:"term"`     // of the promotion that is or was last carried out here
 	Reserved uint64   `json:"reserved"` // reserved in the CIB for the next promotion
+	Settled  bool     `json:"settled"`  // the promotion under way has brought the tree to the head: it is the containers' own from here on
 	Dirty    bool     `json:"dirty"`    // containers may have written since the last sealed generation
 	Origin   bool     `json:"origin"`   // the node has data of its own and no history: it may be the first active
 	Clean    bool     `json:"clean"`    // the last demotion sealed and shipped everything
+	Newest   bool     `json:"newest"`   // this node was active last, and its last generation reached nobody
 	Base     string   `json:"base"`     // generation that Term started from
-	FreshAt  int64    `json:"fresh_at"` // Unix ns, active's clock: the head was true until then at least
-	HeardAt  int64    `json:"heard_at"` // Unix ns: an active peer was last heard of
+	FreshAt  int64    `json:"fresh_at"` // Unix ns, our clock: the head was current until then at least
+	HeardAt  int64    `json:"heard_at"` // Unix ns, our clock: an active peer was last heard of
 }
 
 func recordPath(dir, service string) string { return filepath.Join(dir, service+".json") }

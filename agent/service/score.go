@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -12,6 +13,7 @@ import (
 // Promotion scores. Pacemaker promotes the highest; a node without one is not promoted.
 const (
 	scoreActive  = 1000 // stay
+	scoreNewest  = 200  // was active, and what it wrote last did not reach any other node
 	scoreReplica = 100  // complete, fresh, prepared
 	scoreOrigin  = 10   // data of its own, and no other node has any
 )
@@ -60,7 +62,7 @@ func (s *Service) blockers() []string {
 	why := s.newerElsewhere(head)
 	if head.IsZero() {
 		if !rec.Origin {
-			why = append(why, "no replica: the first synchronisation has not finished")
+			why = append(why, s.noReplica())
 		}
 		return why
 	}
@@ -124,6 +126,9 @@ func (s *Service) wantScore() int {
 	if head, err := s.Replica.Head(); err != nil || head.IsZero() {
 		return scoreOrigin
 	}
+	if rec.Newest {
+		return scoreNewest
+	}
 	return scoreReplica
 }
 
@@ -160,4 +165,12 @@ func (s *Service) writeScore(ctx context.Context, score int) error {
 	defer s.mu.Unlock()
 	s.score, s.scoreSet = score, err == nil
 	return err
+}
+
+// noReplica says why there is nothing to promote here.
+func (s *Service) noReplica() string {
+	if _, ok := s.activePeer(); ok {
+		return "no replica: the first synchronisation has not finished"
+	}
+	return fmt.Sprintf("no replica, and not all of the containers %s exist here: make them on one node, or correct containers=", strings.Join(s.snapshot().Spec.Containers, ", "))
 }

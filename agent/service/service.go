@@ -29,8 +29,8 @@ type Options struct {
 	Journal Journal
 	Logger  *slog.Logger
 	Now     func() time.Time
-	// Crash is called with the name of each persisted step just before it is
-	// done; fault tests die there. Nil in production.
+	// Crash is called between the steps of an operation, with their names; fault
+	// tests die there. Nil in production.
 	Crash func(step string)
 }
 
@@ -89,7 +89,9 @@ func Open(name string, o Options) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{Options: o, name: name, log: o.Logger.With("service", name), rec: rec, health: api.HealthUnknown, seen: map[string]Container{}, lagging: map[string]string{}}
-	s.loop.service = s
+	if rec.HeardAt != 0 {
+		s.freshAt, s.heardAt = time.Unix(0, rec.FreshAt), time.Unix(0, rec.HeardAt)
+	}
 	if boot := bootID(); rec.BootID != boot {
 		// The node was booted since: nothing of the service can be running.
 		// Dirty stays: what was written before the reboot is sealed at start.
@@ -214,7 +216,7 @@ func (s *Service) operate(ctx context.Context, action string, req api.ActionRequ
 	case api.ActionStop:
 		err = s.stop(ctx, req.Spec)
 	}
-	s.record(action, before, s.Now().Sub(began), err)
+	s.journalOutcome(action, before, s.Now().Sub(began), err)
 	s.Gossip.Publish()
 	return s.result(""), err
 }
@@ -242,8 +244,8 @@ func (s *Service) acquire(ctx context.Context, wait bool) error {
 	return nil
 }
 
-// record writes the operation's outcome to the decision journal.
-func (s *Service) record(action string, before record, took time.Duration, err error) {
+// journalOutcome writes how an operation ended to the decision journal.
+func (s *Service) journalOutcome(action string, before record, took time.Duration, err error) {
 	rec := s.snapshot()
 	d := api.Decision{At: s.Now(), Node: s.Node, Service: s.name, Event: action, Term: rec.Term, Took: api.Duration(took)}
 	switch {

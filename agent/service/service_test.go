@@ -97,11 +97,18 @@ func TestKilledInPromote(t *testing.T) {
 			t.Run(at+" then "+then, func(t *testing.T) {
 				n := newNode(t)
 				s := n.agent()
-				must(t, s, api.ActionStart)
+				must(t, s, api.ActionStart, api.ActionPromote, api.ActionDemote) // so that there is a head
 				n.with(func() { n.crashAt = at })
 				if _, crashed, err := do(s, api.ActionPromote); !crashed {
 					t.Fatalf("not killed at %s: %v", at, err)
 				}
+				wrote := 0
+				n.with(func() {
+					if slices.Contains(n.runningLocked(), "web") {
+						n.tree += 5 // containers that run write
+					}
+					wrote = n.tree
+				})
 				s = n.agent()
 				s.Resume()
 				if res, _, err := do(s, api.ActionMonitor); err != nil || res.Health != api.HealthFailed {
@@ -110,9 +117,14 @@ func TestKilledInPromote(t *testing.T) {
 				must(t, s, then)
 				if then == api.ActionPromote {
 					wantActive(t, n, s)
-					if term := s.snapshot().Term; term != 1 {
+					if term := s.snapshot().Term; term != 2 {
 						t.Errorf("taken up with term %d", term)
 					}
+					n.with(func() {
+						if n.tree < wrote {
+							t.Errorf("what was written is gone: the tree is at version %d, was at %d", n.tree, wrote)
+						}
+					})
 					return
 				}
 				wantNothing(t, n)
@@ -188,7 +200,7 @@ func TestPromotionIsRefused(t *testing.T) {
 		set  func(*node, *Service)
 		want string
 	}{
-		"never synchronised": {func(n *node, _ *Service) { delete(n.states, "db"); delete(n.states, "web") }, "first synchronisation"},
+		"never synchronised": {func(n *node, _ *Service) { delete(n.states, "db"); delete(n.states, "web") }, "no replica"},
 		"newer elsewhere": {func(n *node, _ *Service) {
 			n.history = append(n.history, &replication.Manifest{ID: id})
 			n.peers = other(api.RoleStandby, "1.8")

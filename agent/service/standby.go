@@ -51,6 +51,7 @@ func (s *Service) runStandby(ctx context.Context, quit, wake <-chan struct{}) {
 
 func (s *Service) standbyOnce(ctx context.Context) error {
 	s.hear()
+	s.keepFreshness()
 	if err := s.turnRound(ctx); err != nil {
 		return err
 	}
@@ -108,6 +109,11 @@ func (s *Service) turnRound(ctx context.Context) error {
 	base, err := replication.ParseID(active.Base)
 	if err != nil || head.Compare(base) <= 0 {
 		return err
+	}
+	if s.snapshot().Newest { // not any more: the other history is the one that goes on
+		if err := s.persist(func(r *record) { r.Newest = false }); err != nil {
+			return err
+		}
 	}
 	archived, err := s.Replica.Realign(ctx, base)
 	if err != nil {
@@ -309,5 +315,23 @@ func (s *Service) hear() {
 	// A new head may be older than what gossip said of the one before; never go back.
 	if fresh.After(s.freshAt) || m.ID != s.freshOf {
 		s.freshAt, s.freshOf = fresh, m.ID
+	}
+}
+
+// freshnessEvery is how often a standby makes durable how fresh it is: max-rpo must
+// be judged also after the agent was restarted while the active is gone.
+const freshnessEvery = 15 * time.Second
+
+// keepFreshness makes what hear learned durable, from time to time.
+func (s *Service) keepFreshness() {
+	s.mu.Lock()
+	fresh, heard := s.freshAt, s.heardAt
+	due := heard.Sub(time.Unix(0, s.rec.HeardAt)) > freshnessEvery
+	s.mu.Unlock()
+	if !due || fresh.IsZero() {
+		return
+	}
+	if err := s.persist(func(r *record) { r.FreshAt, r.HeardAt = fresh.UnixNano(), heard.UnixNano() }); err != nil {
+		s.log.Warn("how fresh the replica is cannot be recorded", "error", err)
 	}
 }

@@ -58,7 +58,7 @@ func (s *Service) start(ctx context.Context, spec api.Spec) error {
 	}
 	s.saveLocal()
 	if err := s.reserve(ctx); err != nil {
-		return err
+		s.log.Warn("no term is reserved yet; it is tried again", "error", err)
 	}
 	s.loop.start(s.runStandby)
 	return s.offerScore(ctx)
@@ -179,8 +179,12 @@ func (s *Service) isOrigin(ctx context.Context) (bool, error) {
 // neutralise turns off what would start the containers at boot behind Pacemaker's back.
 func (s *Service) neutralise(ctx context.Context) error {
 	for _, name := range s.snapshot().Spec.Containers {
-		if _, err := s.Runtime.Inspect(ctx, name); err != nil {
+		_, err := s.Runtime.Inspect(ctx, name)
+		if errors.Is(err, ErrNoContainer) {
 			continue // a standby may not have it yet
+		}
+		if err != nil {
+			return err
 		}
 		if err := s.Runtime.Neutralise(ctx, name); err != nil {
 			return err

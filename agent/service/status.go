@@ -33,11 +33,8 @@ func (s *Service) Status() api.ServiceStatus {
 	}
 	if rec.Role == api.RoleStandby {
 		st.Blockers = s.blockers()
-		health, why := s.lookStandby()
-		s.mu.Lock()
-		s.health = health
-		s.mu.Unlock()
-		if why != "" {
+		var why string
+		if st.Health, why = s.lookStandby(); why != "" {
 			st.Warnings = append(st.Warnings, why)
 		}
 	}
@@ -45,7 +42,10 @@ func (s *Service) Status() api.ServiceStatus {
 	st.FreezeP50, st.FreezeP99, st.FreezeMax = api.Duration(p50), api.Duration(p99), api.Duration(most)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.Health, st.Score, st.Missing = s.health, s.score, s.missing
+	if st.Health == "" {
+		st.Health = s.health
+	}
+	st.Score, st.Missing = s.score, s.missing
 	if !s.freshAt.IsZero() {
 		st.FreshAt = s.freshAt.UnixNano()
 	}

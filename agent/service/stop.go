@@ -14,6 +14,12 @@ func (s *Service) stop(ctx context.Context, spec api.Spec) error {
 	}
 	s.loop.stop()
 	rec := s.snapshot()
+	if rec.Role != api.RoleStopped || rec.Step != stepNone {
+		if err := s.persist(func(r *record) { r.Step = stepStopping }); err != nil {
+			s.log.Error("the record could not be written", "error", err) // stop goes on: see below
+		}
+		s.saveLocal()
+	}
 	if rec.Role == api.RoleActive || rec.Step == stepPromoting || rec.Step == stepDemoting {
 		if err := s.leaveActive(ctx, true); err != nil {
 			s.log.Warn("no clean hand-over before the stop; what was written is sealed at the next start", "error", err)

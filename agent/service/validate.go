@@ -57,7 +57,7 @@ func (s *Service) defines(names []string) bool {
 		return false // a service that is only being validated
 	}
 	def, head, err := s.headDefinition()
-	return err == nil && !head.IsZero() && len(def.Bytes) > 0 && len(names) > 0
+	return err == nil && !head.IsZero() && len(without(names, def.Names)) == 0
 }
 
 // reload takes up parameters that can change while the service runs.

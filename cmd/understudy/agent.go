@@ -76,9 +76,8 @@ func watchdog(ctx context.Context, a *agent.Agent, log *slog.Logger) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if a.Alive() {
-				notify(log, daemon.SdNotifyWatchdog)
-			}
+			a.CheckAlive()
+			notify(log, daemon.SdNotifyWatchdog)
 		}
 	}
 }

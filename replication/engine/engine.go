@@ -61,7 +61,7 @@ const freezeWindow = 512
 
 // Open opens the service's store and the record of its live trees.
 func Open(o Options) (*Engine, error) {
-	st, err := store.Open(o.Root, o.Service, store.Options{})
+	st, err := store.Open(o.Root, o.Service, store.Options{Logger: o.Logger, Hook: o.Hook})
 	if err != nil {
 		return nil, err
 	}
