@@ -7,7 +7,13 @@ SHELL       := /bin/bash
 TAGS        := remote containers_image_openpgp exclude_graphdriver_btrfs
 comma       := ,
 empty       :=
-export GOFLAGS := -tags=$(subst $(empty) $(empty),$(comma),$(TAGS))
+BUILD_TAGS  := $(subst $(empty) $(empty),$(comma),$(TAGS))
+export GOFLAGS := -tags=$(BUILD_TAGS)
+# What needs the lab is behind this tag, so that `go test ./...` needs no cluster.
+LAB_TAGS    := $(BUILD_TAGS),lab
+# The packages with such tests. Each makes its own labs; one package at a time, as
+# a cluster's timeouts and a machine that is too busy do not go together.
+E2E         := ./agent/cgroup ./agent/podman ./agent/cluster ./test/lab ./test/e2e/...
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS     := -s -w -X github.com/understudy-ha/understudy/agent/api.Software=$(VERSION)
 ROUNDS      ?= 3
@@ -46,26 +52,36 @@ demo: deps package ## lose a node in a real cluster and watch; ROUNDS=3
 test: deps unit package e2e ## every test
 
 .PHONY: unit
-unit: ## tests without a cluster, with the race detector
-	go vet ./...
+unit: ## vet, and each package's own tests with the race detector: no cluster
+	@echo "unit: vetting every package, with the tests that need the lab"
+	go vet -tags=$(LAB_TAGS) ./...
+	@echo "unit: each package's own tests with the race detector; some minutes"
 	go test -race -timeout 15m ./...
 
 .PHONY: e2e
-e2e: ## tests on the lab's cluster
-	go test -tags '$(TAGS) lab' -count=1 -timeout 40m -p 1 ./agent/podman ./agent/cluster ./test/lab ./test/e2e/...
+e2e: package ## tests on the lab's cluster, of the package that users install; E2E=./test/e2e
+	@trap 'exit 130' INT TERM; status=0; \
+	for p in $(E2E); do \
+	  echo "e2e: the tests of $$p that need the lab"; \
+	  go test -tags=$(LAB_TAGS) -count=1 -timeout 40m -v $$p || status=1; \
+	done; exit $$status
 
 .PHONY: fuzz
 fuzz: ## each fuzz test for FUZZTIME (10s)
+	@echo "fuzz: every parser of foreign bytes, for $${FUZZTIME:-10s} each"
 	@test/fuzz.sh $${FUZZTIME:-10s}
 
 .PHONY: lint
-lint: ## format, vet, golangci-lint
+lint: ## what gofumpt and golangci-lint have to say, also of the tests on the lab
+	@echo "lint: files that gofumpt would change:"
 	go run $(GOFUMPT) -l . | (! grep .)
+	@echo "lint: golangci-lint, with .golangci.yml"
 	go run $(LINT) run ./...
 
 .PHONY: fmt
 fmt: ## gofumpt everything
-	go run $(GOFUMPT) -w .
+	@echo "fmt: gofumpt writes these files:"
+	go run $(GOFUMPT) -l -w .
 
 .PHONY: lab-up
 lab-up: deps package ## two nodes with a cluster and understudy; NAME=lab

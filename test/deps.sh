@@ -2,7 +2,12 @@
 # Installs what building, testing and the lab need on Debian, and nothing that is
 # there already.
 set -euo pipefail
-packages=(mmdebstrap xfsprogs e2fsprogs iproute2 nftables util-linux rsync openssh-client openssh-server tcpdump libxml2-utils gcc libc6-dev git ca-certificates)
+packages=(
+  git ca-certificates gcc libc6-dev # Go's modules and its race detector
+  rsync openssh-client openssh-server openssh-sftp-server # wire: real peers; treetest: a judge that is not ours
+  xfsprogs e2fsprogs mount util-linux # file systems of tests and of the lab's nodes
+  mmdebstrap iproute2 nftables # the lab: nodes, cables
+)
 missing=()
 for p in "${packages[@]}"; do
   [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$p" 2>/dev/null)" = "ii " ] || missing+=("$p")

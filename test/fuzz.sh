@@ -1,9 +1,10 @@
 #!/bin/bash
 # Runs each fuzz test of the repository for the time given.
+#   fuzz.sh TIME
 set -euo pipefail
-for pkg in $(go list ./...); do
-  for name in $(go test -list '^Fuzz' "$pkg" 2>/dev/null | grep '^Fuzz' || true); do
+go list -f '{{.ImportPath}} {{.Dir}}' ./... | while read -r pkg dir; do
+  for name in $(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go 2>/dev/null | cut -d' ' -f2); do
     echo "== $pkg $name"
-    go test -run '^$' -fuzz "^$name\$" -fuzztime "$1" "$pkg"
+    go test -run '^$' -fuzz "^$name\$" -fuzztime "$1" "$pkg" </dev/null
   done
 done

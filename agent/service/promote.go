@@ -14,9 +14,9 @@ import (
 //
 //  1. refuse what must not be promoted, before anything is touched;
 //  2. the term: reserved ahead, checked against the CIB (invariant 1);
-//  3. "promoting with this term, dirty" is durable;
+//  3. "promoting with this term" is durable;
 //  4. the store is fenced with the term: stale senders are refused from here (2);
-//  5. the live tree is brought to exactly the committed head (3);
+//  5. the live tree is brought to exactly the committed head (3), then "dirty" is durable;
 //  6. containers start;
 //  7. addresses, announced; the role is durable.
 //
@@ -57,7 +57,7 @@ func (s *Service) promote(ctx context.Context, spec api.Spec) error {
 	return nil
 }
 
-// takeTerm makes the promotion's term durable, with the step and the dirty mark.
+// takeTerm makes the promotion's term and step durable.
 func (s *Service) takeTerm(ctx context.Context) (uint64, error) {
 	began := s.Now()
 	if rec := s.snapshot(); rec.Step == stepPromoting {
@@ -71,7 +71,7 @@ func (s *Service) takeTerm(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	err = s.persist(func(r *record) {
-		r.Step, r.Settled, r.Term, r.Reserved, r.Dirty, r.Clean, r.Newest, r.Origin, r.Base = stepPromoting, false, r.Reserved, 0, true, false, false, false, head.String()
+		r.Step, r.Term, r.Reserved, r.Clean, r.Newest, r.Origin, r.Base = stepPromoting, r.Reserved, 0, false, false, false, head.String()
 	})
 	s.saveLocal() // what the resource agent must look for, should we die from here on
 	term := s.snapshot().Term
@@ -138,10 +138,12 @@ func (s *Service) activate(ctx context.Context, term uint64, unique func() error
 }
 
 // settleTree brings the live tree to exactly the committed head. Where there is
-// no head, the tree is the origin's own. Once it is settled, containers may have
-// written to it: a promotion that is taken up after a kill must not apply again.
+// no head, the tree is the origin's own. It ends with the durable mark "dirty": from
+// then on containers may write, so a promotion that is taken up after a kill must
+// not apply again, and a demotion must seal. Before, the tree may be between two
+// generations, and nothing may be sealed.
 func (s *Service) settleTree(ctx context.Context) error {
-	if s.snapshot().Settled {
+	if s.snapshot().Dirty {
 		return nil
 	}
 	def, head, err := s.headDefinition()
@@ -156,7 +158,7 @@ func (s *Service) settleTree(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.persist(func(r *record) { r.Settled = true }); err != nil {
+	if err := s.persist(func(r *record) { r.Dirty = true }); err != nil {
 		return err
 	}
 	// The trees are at no generation from here on.

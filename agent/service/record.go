@@ -33,7 +33,6 @@ type record struct {
 	BootID   string   `json:"boot_id"`  // of the boot in which Role was true
 	Term     uint64   `json:"term"`     // of the promotion that is or was last carried out here
 	Reserved uint64   `json:"reserved"` // reserved in the CIB for the next promotion
-	Settled  bool     `json:"settled"`  // the promotion under way has brought the tree to the head: it is the containers' own from here on
 	Dirty    bool     `json:"dirty"`    // containers may have written since the last sealed generation
 	Origin   bool     `json:"origin"`   // the node has data of its own and no history: it may be the first active
 	Clean    bool     `json:"clean"`    // the last demotion sealed and shipped everything

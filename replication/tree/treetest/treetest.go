@@ -37,10 +37,19 @@ func Mount(t testing.TB, kind string) string {
 	if err := os.Truncate(img, 1<<30); err != nil {
 		t.Fatal(err)
 	}
+	need(t, "mkfs."+kind, map[string]string{"xfs": "xfsprogs", "ext4": "e2fsprogs"}[kind])
 	run(t, "mkfs."+kind, "-q", img)
 	run(t, "mount", "-o", "loop", img, mnt)
 	t.Cleanup(func() { run(t, "umount", "-l", mnt) })
 	return mnt
+}
+
+// need fails the test with the Debian package that is missing.
+func need(t testing.TB, program, pkg string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err != nil {
+		t.Fatalf("this test needs %s: apt-get install %s (make deps installs all)", program, pkg)
+	}
 }
 
 func run(t testing.TB, name string, args ...string) {
@@ -54,6 +63,7 @@ func run(t testing.TB, name string, args ...string) {
 // anything in b to make it like a. Sockets are not compared.
 func Same(t testing.TB, a, b string) {
 	t.Helper()
+	need(t, "rsync", "rsync")
 	out, err := exec.Command("rsync", "-aHAXS", "--checksum", "--modify-window=-1", "--dry-run",
 		"--itemize-changes", "--delete", "--exclude=*.sock", a+"/", b+"/").CombinedOutput()
 	if err != nil || len(out) > 0 {
