@@ -120,7 +120,7 @@ func (s *Service) turnRound(ctx context.Context) error {
 		return fmt.Errorf("service %s: the history of %s cannot be turned round to term %d: %w", s.name, s.Node, active.Term, err)
 	}
 	for _, name := range archived {
-		s.decide(api.EventDiverged, head.Term, "what this node wrote after generation %s and nobody had received is archived as %s; term %d of the new active goes on from %s", base, name, active.Term, base)
+		s.decide(api.EventDiverged, head.Term, "what this node wrote after generation %s and nobody had received is archived as %[2]s (understudy restore %[4]s %[2]s --to DIR); term %[3]d of the new active goes on from %[1]s", base, name, active.Term, s.name)
 	}
 	return nil
 }
@@ -140,7 +140,7 @@ func (s *Service) archiveOrigin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.decide(api.EventDiverged, 0, "the data that %s had before it became a standby is archived as %s; it is replaced by the active node's", s.Node, name)
+	s.decide(api.EventDiverged, 0, "the data that %s had before it became a standby is archived as %[2]s (understudy restore %[3]s %[2]s --to DIR); it is replaced by the active node's", s.Node, name, s.name)
 	return s.persist(func(r *record) { r.Origin = false })
 }
 

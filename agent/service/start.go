@@ -82,7 +82,7 @@ func (s *Service) sealDirty(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("service %s: what it wrote on %s before it went down cannot be sealed: %w", s.name, s.Node, err)
 	case archived != "":
-		s.decide(api.EventDiverged, rec.Term, "what the service wrote here in term %d and nobody had received is archived as %s", rec.Term, archived)
+		s.decide(api.EventDiverged, rec.Term, "what the service wrote here in term %d and nobody had received is archived as %[2]s: understudy restore %[3]s %[2]s --to DIR", rec.Term, archived, s.name)
 	case !res.ID.IsZero():
 		s.decide(api.EventRecover, rec.Term, "sealed what the service wrote here before it went down, as generation %s", res.ID)
 	default:
@@ -119,7 +119,7 @@ func (s *Service) keepStray(ctx context.Context, outside bool) error {
 	case err != nil:
 		return fmt.Errorf("service %s: what was written on %s outside the cluster cannot be kept: %w", s.name, s.Node, err)
 	case archived != "":
-		s.decide(api.EventDiverged, rec.Term, "what was written here outside the cluster is archived as %s", archived)
+		s.decide(api.EventDiverged, rec.Term, "what was written here outside the cluster is archived as %[1]s: understudy restore %[2]s %[1]s --to DIR", archived, s.name)
 	case !res.ID.IsZero():
 		s.decide(api.EventRecover, rec.Term, "what was written here outside the cluster is sealed as generation %s", res.ID)
 	}

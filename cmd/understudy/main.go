@@ -30,6 +30,7 @@ var commands = []func(*app) *cobra.Command{
 	logCommand,
 	probeCommand,
 	drillCommand,
+	restoreCommand,
 	initCommand,
 	trustCommand,
 	versionCommand,

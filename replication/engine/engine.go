@@ -125,6 +125,9 @@ func (e *Engine) Applied() replication.ID {
 func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replication.SealResult, error) {
 	e.work.Lock()
 	defer e.work.Unlock()
+	if j, err := e.applier.Pending(); err != nil || j != nil {
+		return replication.SealResult{}, errors.Join(err, errors.New("the live trees are between two generations: an apply must be finished before anything is sealed"))
+	}
 	base, err := e.HeadManifest()
 	if err != nil {
 		return replication.SealResult{}, err
