@@ -12,6 +12,7 @@ import (
 
 	"github.com/understudy-ha/understudy/agent/config"
 	"github.com/understudy-ha/understudy/agent/service"
+	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/engine"
 	"github.com/understudy-ha/understudy/replication/wire"
 )
@@ -21,6 +22,8 @@ import (
 const (
 	firstPause   = 200 * time.Millisecond
 	longestPause = 5 * time.Second
+	// finalTime is how long a hand-over tries to get its last generation across.
+	finalTime = 5 * time.Second
 )
 
 // peers ships services' stores to the configured peers.
@@ -31,13 +34,38 @@ type peers struct {
 	log     *slog.Logger
 }
 
-// peer is one of them, with one connection for data and one for images, so that
-// a large image does not hold up data.
+// peer is one of them. Each service has a connection of its own for data, so that one's
+// first synchronisation does not hold up another; images have one besides.
 type peer struct {
-	name string
-	data *link
-	bulk *link
-	sent map[string]time.Time // image ID → when it was sent; used with bulk held
+	name    string
+	options wire.ClientOptions
+	bulk    *link
+	sent    map[string]time.Time // image ID → when it was sent; used with bulk held
+
+	mu   sync.Mutex // guards data
+	data map[string]*link
+}
+
+// link is the service's connection.
+func (p *peer) link(service string) *link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l, ok := p.data[service]
+	if !ok {
+		l = newLink(p.options)
+		p.data[service] = l
+	}
+	return l
+}
+
+func (p *peer) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := p.bulk.close()
+	for _, l := range p.data {
+		err = errors.Join(err, l.close())
+	}
+	return err
 }
 
 var _ service.Peers = (*peers)(nil)
@@ -49,7 +77,7 @@ func newPeers(c *config.Config, engines func(string) (*engine.Engine, error), lo
 			Addr: net.JoinHostPort(cp.Address, strconv.Itoa(cp.SSHPort)), Name: cp.Name, User: c.SSH.User,
 			KeyFile: c.SSH.KeyFile, KnownHosts: c.SSH.KnownHosts, Timeout: 5 * time.Second, Logger: log,
 		}
-		p.list = append(p.list, &peer{name: cp.Name, data: &link{options: o}, bulk: &link{options: o}, sent: map[string]time.Time{}})
+		p.list = append(p.list, &peer{name: cp.Name, options: o, bulk: newLink(o), sent: map[string]time.Time{}, data: map[string]*link{}})
 	}
 	return p
 }
@@ -78,7 +106,7 @@ func (p *peers) Ship(ctx context.Context, name string) map[string]error {
 		if err != nil {
 			return err
 		}
-		return one.data.use(ctx, func(c *wire.Client) error {
+		return one.link(name).use(ctx, func(c *wire.Client) error {
 			report, err := wire.NewShipper(wire.ShipperOptions{Source: e.Store(), Logger: p.log}).Ship(ctx, c)
 			if err == nil && report.Generations > 0 {
 				p.log.Debug("shipped", "service", name, "peer", one.name, "head", report.Peer.Head, "generations", report.Generations,
@@ -89,30 +117,64 @@ func (p *peers) Ship(ctx context.Context, name string) map[string]error {
 	})
 }
 
+// ShipFinal is Ship for a hand-over: it tries again for a while, also what failed a
+// moment ago. A refusal does not get better, and a peer that is down is not waited for.
+func (p *peers) ShipFinal(ctx context.Context, name string) map[string]error {
+	ctx = context.WithValue(ctx, urgent{}, true)
+	end := time.Now().Add(finalTime)
+	for {
+		results := p.Ship(ctx, name)
+		again := len(results) > 0
+		for _, err := range results {
+			if err == nil || errors.Is(err, replication.ErrStaleTerm) || errors.Is(err, replication.ErrWrongParent) {
+				again = false
+			}
+		}
+		if !again || ctx.Err() != nil || time.Now().After(end) {
+			return results
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(firstPause):
+		}
+	}
+}
+
 // Close ends the connections.
 func (p *peers) Close() error {
 	var errs []error
 	for _, one := range p.list {
-		errs = append(errs, one.data.close(), one.bulk.close())
+		errs = append(errs, one.close())
 	}
 	return errors.Join(errs...)
 }
 
-// link is a connection that is made when it is needed and kept.
+// link is a connection that is made when it is needed and kept. Whoever has taken
+// from free may use what is below it.
 type link struct {
 	options wire.ClientOptions
+	free    chan struct{}
 
-	mu     sync.Mutex // held while the link is in use, guards what follows
 	client *wire.Client
 	pause  time.Duration
 	until  time.Time // no attempt before
 	last   error
 }
 
+func newLink(o wire.ClientOptions) *link {
+	l := &link{options: o, free: make(chan struct{}, 1)}
+	l.free <- struct{}{}
+	return l
+}
+
 // use runs f with a connection. A connection that failed is made anew the next time.
 func (l *link) use(ctx context.Context, f func(*wire.Client) error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	select {
+	case <-l.free:
+		defer func() { l.free <- struct{}{} }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	c, err := l.connect(ctx)
 	if err != nil {
 		return err
@@ -127,6 +189,9 @@ func (l *link) use(ctx context.Context, f func(*wire.Client) error) error {
 	return err
 }
 
+// urgent, in a context, says that a pause after a failed attempt does not count.
+type urgent struct{}
+
 func (l *link) connect(ctx context.Context) (*wire.Client, error) {
 	if l.client != nil {
 		select {
@@ -137,7 +202,7 @@ func (l *link) connect(ctx context.Context) (*wire.Client, error) {
 			return l.client, nil
 		}
 	}
-	if time.Now().Before(l.until) {
+	if time.Now().Before(l.until) && ctx.Value(urgent{}) == nil {
 		return nil, l.last
 	}
 	c, err := wire.Dial(ctx, l.options)
@@ -152,9 +217,10 @@ func (l *link) connect(ctx context.Context) (*wire.Client, error) {
 	return c, nil
 }
 
+// close waits for whoever uses the link.
 func (l *link) close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	<-l.free
+	defer func() { l.free <- struct{}{} }()
 	if l.client == nil {
 		return nil
 	}

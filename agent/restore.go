@@ -72,4 +72,3 @@ type oneGeneration struct {
 }
 
 func (g oneGeneration) Load(replication.ID) (*replication.Manifest, error) { return g.m, nil }
-

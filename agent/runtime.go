@@ -18,7 +18,10 @@ import (
 
 // pathsKept is how long a volume's path is believed. It is needed in every cycle, and
 // in a demotion while Podman is busy; a volume made anew under its name has the same.
-const pathsKept = time.Minute
+const (
+	pathsKept = time.Minute
+	pathTime  = 2 * time.Second // for one answer
+)
 
 // runtimeAdapter is podman.Client as a service sees it.
 type runtimeAdapter struct {
@@ -131,8 +134,14 @@ func (r *runtimeAdapter) VolumePaths(ctx context.Context, names []string) (map[s
 			out[name] = known.path
 			continue
 		}
-		path, err := r.client.VolumePath(ctx, name)
+		vctx, cancel := context.WithTimeout(ctx, pathTime)
+		path, err := r.client.VolumePath(vctx, name)
+		cancel()
 		if errors.Is(err, podman.ErrNotFound) {
+			continue
+		}
+		if err != nil && ok { // Podman hangs; the tree is where it was
+			out[name] = known.path
 			continue
 		}
 		if err != nil {

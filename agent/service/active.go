@@ -30,7 +30,7 @@ func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 			s.forgetDefinition()
 		}
 		if changed || time.Since(inspected) > inspectEvery {
-			s.refresh(ctx)
+			_ = s.refresh(ctx) // it has said so; processes are judged by the kernel
 			inspected = time.Now()
 		}
 		if _, err := s.cycle(ctx); err != nil && ctx.Err() == nil {

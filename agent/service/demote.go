@@ -95,11 +95,17 @@ func (s *Service) sealAndShip(ctx context.Context, rec record, final bool) (clea
 		return false, err
 	}
 	req.Final = final
-	res, err := s.Replica.Seal(ctx, req)
+	res, archived, err := s.Replica.SealDirty(ctx, req)
 	if err != nil {
 		return false, err
 	}
+	if archived != "" {
+		s.decide(api.EventDiverged, rec.Term, "a newer term's data is here already; what the service wrote in term %[1]d is archived as %[2]s: understudy restore %[3]s %[2]s --to DIR", rec.Term, archived, s.name)
+	}
 	s.stepDone("seal", rec.Term, began)
+	if res.ID.IsZero() {
+		return true, nil // nothing of this term is left to send
+	}
 	s.Crash("demote:sealed")
 	began = s.Now()
 	clean = s.shipFinal(ctx, res.ID.String())
@@ -115,7 +121,7 @@ func (s *Service) shipFinal(ctx context.Context, id string) bool {
 		defer cancel()
 	}
 	shipped := false
-	for peer, err := range s.Peers.Ship(ctx, s.name) {
+	for peer, err := range s.Peers.ShipFinal(ctx, s.name) {
 		if err == nil {
 			shipped = true
 			continue
@@ -173,8 +179,8 @@ func (s *Service) quiesce(ctx context.Context, spec api.Spec) (gone func() error
 		}
 		return nil
 	}
-	if s.anyRuns() {
-		// Podman is done and a process is still there: the proof comes before anything else.
+	if s.anyRuns(spec) {
+		// Podman is done and a process may still be there: the proof comes before anything else.
 		if err := finish(); err != nil {
 			return nil, err
 		}
@@ -215,12 +221,13 @@ func (s *Service) awaitEnd(name string, stopped <-chan struct{}) {
 	}
 }
 
-// anyRuns says whether a container's own process is left, as far as is known.
-func (s *Service) anyRuns() bool {
+// anyRuns says whether a process of the containers may be left. One that was not
+// seen counts: only the proof can tell.
+func (s *Service) anyRuns(spec api.Spec) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range s.seen {
-		if !s.Procs.Ended(c) {
+	for _, name := range spec.Containers {
+		if c, ok := s.seen[name]; !ok || !s.Procs.Ended(c) {
 			return true
 		}
 	}

@@ -93,6 +93,8 @@ type Cluster interface {
 	Check(ctx context.Context, service string, term uint64) error
 	SetScore(ctx context.Context, service string, score int) error
 	ClearScore(ctx context.Context, service string) error
+	// Promoted is the node on which the service is active, "" for none.
+	Promoted(ctx context.Context, service string) (string, error)
 }
 
 // Replica is one service's data on this node: replication/engine.
@@ -131,6 +133,8 @@ type Peers interface {
 	// Ship brings each peer's store up to the local head and answers per peer.
 	// Peers do not wait for each other.
 	Ship(ctx context.Context, service string) map[string]error
+	// ShipFinal is Ship that tries again for a few seconds, whatever was tried before.
+	ShipFinal(ctx context.Context, service string) map[string]error
 	// Images sends the images that a peer lacks.
 	Images(ctx context.Context, service string, images []string, export func(ctx context.Context, id, path string) error) map[string]error
 }

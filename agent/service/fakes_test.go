@@ -226,6 +226,10 @@ func (n shipping) Images(context.Context, string, []string, func(context.Context
 	return nil
 }
 
+func (n shipping) ShipFinal(ctx context.Context, name string) map[string]error {
+	return n.Ship(ctx, name)
+}
+
 func (n shipping) Ship(context.Context, string) map[string]error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -411,6 +415,8 @@ func (r replica) SealDirty(ctx context.Context, q replication.SealRequest) (repl
 	res, err := r.Seal(ctx, q)
 	return res, "", err
 }
+
+func (p pacemaker) Promoted(context.Context, string) (string, error) { return "", nil }
 
 func (r replica) CheckTree(ctx context.Context, q replication.SealRequest, _ bool) (replication.SealResult, string, error) {
 	r.n.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
 )
@@ -128,15 +129,24 @@ func (s *Service) inspect(ctx context.Context, name string) (Container, error) {
 	return c, err
 }
 
+// refreshTime bounds asking about all containers: a Podman that hangs must not
+// hold up replication.
+const refreshTime = 2 * time.Second
+
 // refresh asks Podman about every container; what it does not answer stays as it was.
-func (s *Service) refresh(ctx context.Context) {
+func (s *Service) refresh(ctx context.Context) error {
+	ictx, cancel := context.WithTimeout(ctx, refreshTime)
+	defer cancel()
 	for _, name := range s.snapshot().Spec.Containers {
-		if _, err := s.inspect(ctx, name); err != nil && !errors.Is(err, ErrNoContainer) && ctx.Err() == nil {
-			s.log.Warn("Podman does not answer about a container", "container", name, "error", err)
-			return
+		if _, err := s.inspect(ictx, name); err != nil && !errors.Is(err, ErrNoContainer) {
+			if ctx.Err() == nil {
+				s.log.Warn("Podman does not answer about a container", "container", name, "error", err)
+			}
+			return err
 		}
 	}
 	if rec := s.snapshot(); rec.Role == api.RoleActive && rec.Step == stepNone {
 		s.saveLocal()
 	}
+	return nil
 }

@@ -158,7 +158,7 @@ func (s *Service) settleTree(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.persist(func(r *record) { r.Dirty = true }); err != nil {
+	if err := s.persist(func(r *record) { r.Dirty, r.Adopted = true, true }); err != nil {
 		return err
 	}
 	// The trees are at no generation from here on.

@@ -36,6 +36,7 @@ type record struct {
 	Dirty    bool     `json:"dirty"`    // containers may have written since the last sealed generation
 	Origin   bool     `json:"origin"`   // the node has data of its own and no history: it may be the first active
 	Clean    bool     `json:"clean"`    // the last demotion sealed and shipped everything
+	Adopted  bool     `json:"adopted"`  // the volumes' data is the service's own: nothing foreign is left to archive
 	Newest   bool     `json:"newest"`   // this node was active last, and its last generation reached nobody
 	Base     string   `json:"base"`     // generation that Term started from
 	FreshAt  int64    `json:"fresh_at"` // Unix ns, our clock: the head was current until then at least

@@ -3,6 +3,8 @@ package service
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,6 +74,9 @@ func (s *Service) blockers() []string {
 		why = append(why, "image "+id+" is not here yet")
 	}
 	why = append(why, s.blocked...)
+	for _, about := range slices.Sorted(maps.Keys(s.unready)) {
+		why = append(why, about+": "+s.unready[about])
+	}
 	if lag, known := s.lagLocked(); known && rec.Spec.MaxRPO > 0 && lag > time.Duration(rec.Spec.MaxRPO) {
 		why = append(why, fmt.Sprintf("the replica is %s behind, more than max-rpo=%s", lag.Round(time.Second), rec.Spec.MaxRPO))
 	}

@@ -56,6 +56,8 @@ type Service struct {
 	handedOver time.Time // of the last demotion
 	whole      bool      // an image without the layers present was refused
 	imagesAt   time.Time // Podman was asked for its images
+	askedAt    time.Time // Pacemaker was asked who is active
+	elsewhere  string    // what it said, when that is another node
 
 	mu       sync.Mutex // guards what follows
 	rec      record
@@ -65,6 +67,7 @@ type Service struct {
 	prepared string               // standby: definition (as string) realised and initialised last
 	blocked  []string             // what keeps the standby from being prepared
 	missing  []string             // image IDs the head needs and Podman has not
+	unready  map[string]string    // standby: what else stands against a takeover, by what it is about
 	caveats  []string             // what of the containers is carried, but not quite as it is
 	problem  string               // of the last replication cycle
 	lagging  map[string]string    // peer → why it does not get what is new
@@ -88,9 +91,14 @@ func Open(name string, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{Options: o, name: name, log: o.Logger.With("service", name), rec: rec, health: api.HealthUnknown, seen: map[string]Container{}, lagging: map[string]string{}}
+	s := &Service{Options: o, name: name, log: o.Logger.With("service", name), rec: rec, health: api.HealthUnknown, seen: map[string]Container{}, lagging: map[string]string{}, unready: map[string]string{}}
 	if rec.HeardAt != 0 {
 		s.freshAt, s.heardAt = time.Unix(0, rec.FreshAt), time.Unix(0, rec.HeardAt)
+		if o.Replica != nil {
+			if s.freshOf, err = o.Replica.Head(); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if boot := bootID(); rec.BootID != boot {
 		// The node was booted since: nothing of the service can be running.
@@ -121,6 +129,9 @@ func (s *Service) Resume() {
 	case api.RoleStandby:
 		s.loop.start(s.runStandby)
 	case api.RoleStopped:
+		if rec.Newest {
+			s.loop.start(s.runNewest)
+		}
 	}
 }
 

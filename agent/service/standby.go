@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -50,8 +51,9 @@ func (s *Service) runStandby(ctx context.Context, quit, wake <-chan struct{}) {
 }
 
 func (s *Service) standbyOnce(ctx context.Context) error {
-	s.hear()
+	s.hear(ctx)
 	s.keepFreshness()
+	s.giveNewest(ctx)
 	if err := s.turnRound(ctx); err != nil {
 		return err
 	}
@@ -60,7 +62,7 @@ func (s *Service) standbyOnce(ctx context.Context) error {
 	if err != nil || head.IsZero() {
 		return errors.Join(err, imagesErr, s.keepReserved(ctx))
 	}
-	if err := s.archiveOrigin(ctx); err != nil {
+	if err := s.archiveOwn(ctx, def); err != nil {
 		return err
 	}
 	var prepErr error
@@ -68,10 +70,11 @@ func (s *Service) standbyOnce(ctx context.Context) error {
 		prepErr = s.prepare(ctx, def)
 	}
 	// Data that can be applied is applied also where a container cannot be made yet.
-	if err := s.applyHead(ctx); err != nil {
-		return err
+	applyErr := s.applyHead(ctx)
+	if ctx.Err() == nil {
+		s.unreadyBecause("the live tree", applyErr)
 	}
-	return errors.Join(prepErr, imagesErr, s.keepReserved(ctx))
+	return errors.Join(applyErr, prepErr, imagesErr, s.keepReserved(ctx))
 }
 
 // keepReserved holds a term ready above every term that is known to be in use.
@@ -125,23 +128,32 @@ func (s *Service) turnRound(ctx context.Context) error {
 	return nil
 }
 
-// archiveOrigin archives the data that this node had of its own before another
-// node's first generation replaces it.
-func (s *Service) archiveOrigin(ctx context.Context) error {
-	rec := s.snapshot()
-	if !rec.Origin {
+// archiveOwn archives the data that this node had of its own, in volumes of the
+// same names, before another node's first generation replaces it: what the origin
+// had that was not chosen, or what somebody else put there.
+func (s *Service) archiveOwn(ctx context.Context, def Definition) error {
+	if s.snapshot().Adopted {
 		return nil
 	}
-	req, err := s.sealRequest(ctx, 0)
+	paths, err := s.Runtime.VolumePaths(ctx, volumes(s.snapshot().Spec, def))
 	if err != nil {
 		return err
 	}
-	name, err := s.Replica.ArchiveTree(ctx, req)
-	if err != nil {
-		return err
+	for name, path := range paths {
+		if entries, err := os.ReadDir(path); err == nil && len(entries) == 0 {
+			delete(paths, name)
+		}
 	}
-	s.decide(api.EventDiverged, 0, "the data that %s had before it became a standby is archived as %[2]s (understudy restore %[3]s %[2]s --to DIR); it is replaced by the active node's", s.Node, name, s.name)
-	return s.persist(func(r *record) { r.Origin = false })
+	if len(paths) > 0 {
+		name, err := s.Replica.ArchiveTree(ctx, replication.SealRequest{Roots: paths, Definition: def.Bytes, Images: def.Images})
+		if err != nil {
+			return err
+		}
+		if name != "" {
+			s.decide(api.EventDiverged, 0, "the data that %[1]s had in volumes of this service before it became a standby is archived as %[2]s (understudy restore %[3]s %[2]s --to DIR); it is replaced by the active node's", s.Node, name, s.name)
+		}
+	}
+	return s.persist(func(r *record) { r.Origin, r.Adopted = false, true })
 }
 
 // prepare makes everything that the definition names, and sets the containers
@@ -199,7 +211,10 @@ func (s *Service) initialise(ctx context.Context) error {
 
 // checkPrepared looks whether what was set up still is.
 func (s *Service) checkPrepared(ctx context.Context) {
-	s.refresh(ctx)
+	err := s.refresh(ctx)
+	if ctx.Err() == nil {
+		s.unreadyBecause("Podman", err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, name := range s.rec.Spec.Containers {
@@ -295,8 +310,9 @@ func (s *Service) noteImages(have []string) {
 
 // hear keeps how fresh the head is, by what the active says of itself. Times of
 // the peer's clock are brought to ours by the measured offset.
-func (s *Service) hear() {
+func (s *Service) hear(ctx context.Context) {
 	active, node, ok := s.activeNode()
+	promoted := !ok && s.promotedElsewhere(ctx)
 	m, err := s.Replica.HeadManifest()
 	if err != nil || m == nil {
 		return
@@ -304,6 +320,9 @@ func (s *Service) hear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	offset := time.Duration(0)
+	if !ok && promoted {
+		s.heardAt = s.Now() // then max-rpo judges how old the replica gets
+	}
 	if ok {
 		s.heardAt = s.Now().Add(-time.Duration(node.SeenAgo))
 		offset = time.Duration(node.ClockOffset)
@@ -334,4 +353,70 @@ func (s *Service) keepFreshness() {
 	if err := s.persist(func(r *record) { r.FreshAt, r.HeardAt = fresh.UnixNano(), heard.UnixNano() }); err != nil {
 		s.log.Warn("how fresh the replica is cannot be recorded", "error", err)
 	}
+}
+
+// giveNewest sends what this node wrote last as the active and no other node has:
+// until it has arrived, no other node may be promoted while this one lives.
+func (s *Service) giveNewest(ctx context.Context) {
+	if !s.snapshot().Newest {
+		return
+	}
+	for peer, err := range s.shipNow(ctx) {
+		if err != nil {
+			continue
+		}
+		if err := s.persist(func(r *record) { r.Newest, r.Clean = false, true }); err != nil {
+			s.log.Error("the record cannot be written", "error", err)
+			return
+		}
+		s.decide(api.EventReplication, s.snapshot().Term, "%s has now what was written here last", peer)
+		return
+	}
+}
+
+// runNewest does so on a node where the service is stopped.
+func (s *Service) runNewest(ctx context.Context, quit, wake <-chan struct{}) {
+	for ctx.Err() == nil && s.snapshot().Newest {
+		s.giveNewest(ctx)
+		select {
+		case <-ctx.Done():
+		case <-quit:
+			return
+		case <-wake:
+		case <-time.After(2 * pollEvery):
+		}
+	}
+}
+
+// unreadyBecause keeps, or clears, a reason why a takeover here would fail.
+func (s *Service) unreadyBecause(about string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		delete(s.unready, about)
+		return
+	}
+	s.unready[about] = err.Error()
+}
+
+// pacemakerEvery is how often Pacemaker is asked who is active while gossip does not say.
+const pacemakerEvery = 10 * time.Second
+
+// promotedElsewhere asks Pacemaker whether another node is active, while gossip
+// says of none: the agents' network can be cut where the cluster's is not.
+func (s *Service) promotedElsewhere(ctx context.Context) bool {
+	if time.Since(s.askedAt) > pacemakerEvery {
+		s.askedAt = time.Now()
+		node, err := s.Cluster.Promoted(ctx, s.name)
+		s.elsewhere = ""
+		if err == nil && node != s.Node {
+			s.elsewhere = node
+		}
+		var cut error
+		if s.elsewhere != "" {
+			cut = fmt.Errorf("Pacemaker says that %s is active, but no gossip comes from there: open the gossip port between the agents", s.elsewhere)
+		}
+		s.unreadyBecause("gossip", cut)
+	}
+	return s.elsewhere != ""
 }

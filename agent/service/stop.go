@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"slices"
 
 	"github.com/understudy-ha/understudy/agent/api"
 )
@@ -9,7 +10,9 @@ import (
 // stop leaves: no container, no address, no score. It never validates, and it
 // succeeds when there is nothing (a failed stop gets the node fenced).
 func (s *Service) stop(ctx context.Context, spec api.Spec) error {
-	if err := s.adopt(spec); err != nil {
+	// What was started under earlier parameters is taken down as well.
+	all := union(s.snapshot().Spec, spec)
+	if err := s.adopt(all); err != nil {
 		s.log.Warn("parameters could not be recorded", "error", err)
 	}
 	s.loop.stop()
@@ -40,5 +43,18 @@ func (s *Service) stop(ctx context.Context, spec api.Spec) error {
 		s.log.Error("the record could not be written", "error", err)
 	}
 	s.removeLocal()
+	if s.snapshot().Newest {
+		s.loop.start(s.runNewest)
+	}
 	return nil
+}
+
+// union is the service as it is and was: every container and address of both.
+func union(old, spec api.Spec) api.Spec {
+	if len(spec.Containers) == 0 {
+		return old
+	}
+	spec.Containers = append(slices.Clone(spec.Containers), without(old.Containers, spec.Containers)...)
+	spec.VIPs = append(slices.Clone(spec.VIPs), without(old.VIPs, spec.VIPs)...)
+	return spec
 }

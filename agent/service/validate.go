@@ -15,6 +15,9 @@ func (s *Service) validate(ctx context.Context, spec api.Spec) error {
 	if err := s.VIP.Check(spec); err != nil {
 		wrong = append(wrong, err.Error())
 	}
+	if other := s.otherService(spec); other != "" {
+		wrong = append(wrong, other)
+	}
 	missing, err := s.missingContainers(ctx, spec)
 	switch {
 	case err != nil:
@@ -37,6 +40,20 @@ func (s *Service) validate(ctx context.Context, spec api.Spec) error {
 		return api.Errorf(api.KindInstalled, "correct it and try: pcs resource cleanup", "service %s on %s: %s", s.name, s.Node, strings.Join(wrong, "; "))
 	}
 	return nil
+}
+
+// otherService says so when the store under this name holds the data of other
+// containers: a service that was deleted, and another made under its name.
+func (s *Service) otherService(spec api.Spec) string {
+	if s.Replica == nil {
+		return ""
+	}
+	def, head, err := s.headDefinition()
+	if err != nil || head.IsZero() || len(def.Names) == 0 || len(without(spec.Containers, def.Names)) < len(spec.Containers) {
+		return ""
+	}
+	return fmt.Sprintf("the store holds generation %s of other containers (%s) under this name: name the resource differently, or move services/%s, live/%s and state/%s.json in the store's directory away on every node",
+		head, strings.Join(def.Names, ", "), s.name, s.name, s.name)
 }
 
 func (s *Service) missingContainers(ctx context.Context, spec api.Spec) (missing []string, err error) {
@@ -65,14 +82,20 @@ func (s *Service) reload(ctx context.Context, spec api.Spec) (api.ActionResult, 
 	if err := s.VIP.Check(spec); err != nil {
 		return s.result(""), err
 	}
-	before := s.snapshot().Spec
+	before := s.snapshot()
+	if before.Role != api.RoleStopped {
+		// Containers and volumes change with a restart, which Pacemaker orders.
+		spec.Containers, spec.Volumes = before.Spec.Containers, before.Spec.Volumes
+	}
+	if before.Role == api.RoleActive {
+		if err := s.moveAddresses(ctx, before.Spec, spec); err != nil {
+			return s.result(""), err
+		}
+	}
 	if err := s.adopt(spec); err != nil {
 		return s.result(""), err
 	}
-	if s.snapshot().Role == api.RoleActive {
-		if err := s.moveAddresses(ctx, before, spec); err != nil {
-			return s.result(""), err
-		}
+	if before.Role == api.RoleActive {
 		s.saveLocal()
 	}
 	s.forgetDefinition()

@@ -75,7 +75,7 @@ func Open(o Options) (*Engine, error) {
 // Close releases the store's files.
 func (e *Engine) Close() error {
 	e.saving.Wait()
-	return e.store.Close()
+	return errors.Join(e.applier.SaveIndex(), e.store.Close())
 }
 
 // Store is the service's store, for shipping from it.
