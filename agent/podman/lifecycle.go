@@ -48,7 +48,7 @@ func noAddress(name string, err error) error {
 // Init.
 func (c *Client) Start(ctx context.Context, name string) error {
 	err := c.start(ctx, name)
-	if err == nil || ctx.Err() != nil {
+	if err == nil || responseCode(err) != http.StatusInternalServerError {
 		return noAddress(name, err)
 	}
 	// Initialised, says Podman, but what waited in it may be dead: begin from the
