@@ -85,8 +85,17 @@ func upCluster(t *testing.T, name, fs string) *cluster {
 	if os.Getenv("E2E_LAB") == "" {
 		c.keepLogs(t)
 		must(t, c.Registry(ctx))
+		c.settle(t)
+		c.sync(t)
 	}
 	return c
+}
+
+// sync makes what Podman has written durable: it syncs nothing itself, and a power
+// cut right after a set-up would leave containers that it cannot read.
+func (c *cluster) sync(t *testing.T) {
+	t.Helper()
+	must(t, c.EachNode(func(n *lab.Node) error { return n.Sync(limited(t, time.Minute)) }))
 }
 
 // keepLogs collects the nodes' logs if the test fails.

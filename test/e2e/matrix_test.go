@@ -49,6 +49,9 @@ func testMatrix(t *testing.T, c *cluster) {
 		h.want(t, want{action: "start", code: success}, want{action: "start", code: success},
 			want{action: "probe", code: success}, want{action: "monitor", code: success}, want{action: "demote", code: success},
 			want{action: "reload-agent", code: success}, want{action: "validate-all", code: success})
+		if policy := c.sh(t, n, "podman inspect --format '{{.HostConfig.RestartPolicy.Name}}' matrix"); policy != "no" {
+			t.Errorf("the container's restart policy is still %q", policy)
+		}
 	})
 	run("active", func(t *testing.T) {
 		h.want(t, want{action: "promote", code: success}, want{action: "promote", code: success},

@@ -73,7 +73,8 @@ func (o order) run(t *testing.T, n *lab.Node) outcome {
 }
 
 // hand is a service that the tests order about by hand on one node, apart from
-// the cluster's: a container of busybox with a HEALTHCHECK that a file makes fail.
+// the cluster's: a container of busybox with a HEALTHCHECK that a file makes fail,
+// and a restart policy that would start it behind Pacemaker's back.
 type hand struct {
 	c    *cluster
 	node *lab.Node
@@ -97,7 +98,7 @@ func byHand(t *testing.T, c *cluster, n *lab.Node, name string) *hand {
 	must(t, n.LoadImage(limited(t, time.Minute), "busybox"))
 	c.sh(t, n, "pcs property set maintenance-mode=true\n"+forget(name)+fmt.Sprintf(`
 podman volume create %[1]s-data >/dev/null
-podman create --name %[1]s -v %[1]s-data:/data --health-cmd 'test ! -e /tmp/sick' --health-interval 1s --health-retries 1 localhost/busybox:1 >/dev/null`, name))
+podman create --name %[1]s --restart=always -v %[1]s-data:/data --health-cmd 'test ! -e /tmp/sick' --health-interval 1s --health-retries 1 localhost/busybox:1 >/dev/null`, name))
 	t.Cleanup(func() {
 		if _, err := n.Shell(limited(t, time.Minute), `systemctl kill -s CONT podman.service || true
 systemctl start podman.socket understudy`); err != nil {
