@@ -193,8 +193,10 @@ func TestNoDeadlineGetsOne(t *testing.T) {
 func TestBrokenAnswerIsNotRetried(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "podman.sock")
 	var requests atomic.Int32
-	serve(t, path, "5.4.2", func(w http.ResponseWriter, _ *http.Request) {
-		requests.Add(1)
+	serve(t, path, "5.4.2", func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost { // to look afterwards is no second start
+			requests.Add(1)
+		}
 		conn, _, err := w.(http.Hijacker).Hijack()
 		if err == nil {
 			_ = conn.Close()
