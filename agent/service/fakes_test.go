@@ -154,6 +154,7 @@ func (n *node) set(name, state string) error {
 func (n *node) Problems(context.Context, []string) (problems, caveats []string, err error) {
 	return nil, nil, nil
 }
+
 func (n *node) Define(context.Context, []string) (Definition, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -386,6 +387,7 @@ func (r replica) Apply(context.Context, map[string]string) error {
 	}
 	return nil
 }
+
 func (r replica) Recheck() error {
 	r.n.with(func() { r.n.applied = replication.ID{} })
 	return nil

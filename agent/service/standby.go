@@ -414,7 +414,7 @@ func (s *Service) promotedElsewhere(ctx context.Context) bool {
 		}
 		var cut error
 		if s.elsewhere != "" {
-			cut = fmt.Errorf("Pacemaker says that %s is active, but no gossip comes from there: open the gossip port between the agents", s.elsewhere)
+			cut = fmt.Errorf("no gossip comes from %s, which Pacemaker says is active: open the gossip port between the agents", s.elsewhere)
 		}
 		s.unreadyBecause("gossip", cut)
 	}
