@@ -143,7 +143,8 @@ func TestAHarmedNodeIsRestoredWhateverHappens(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "n2 is not active") || len(f.restored) != 1 {
 			t.Fatalf("err = %v, restored %v", err, f.restored)
 		}
-		if r := rep.Rounds[0]; r.Probe == nil || len(r.Probe.Outages) == 0 || !r.Probe.Outages[0].Open {
+		// The last one: a busy machine may have put others before it.
+		if r := rep.Rounds[0]; r.Probe == nil || len(r.Probe.Outages) == 0 || !r.Probe.Outages[len(r.Probe.Outages)-1].Open {
 			t.Errorf("the open outage is not in the report: %+v", r.Probe)
 		}
 	})
