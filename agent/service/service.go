@@ -68,6 +68,7 @@ type Service struct {
 	blocked  []string             // what keeps the standby from being prepared
 	missing  []string             // image IDs the head needs and Podman has not
 	unready  map[string]string    // standby: what else stands against a takeover, by what it is about
+	cut      string               // standby: gossip does not come from where Pacemaker says that the service is active
 	caveats  []string             // what of the containers is carried, but not quite as it is
 	problem  string               // of the last replication cycle
 	lagging  map[string]string    // peer → why it does not get what is new

@@ -324,6 +324,7 @@ func (s *Service) hear(ctx context.Context) {
 		s.heardAt = s.Now() // then max-rpo judges how old the replica gets
 	}
 	if ok {
+		s.cut = ""
 		s.heardAt = s.Now().Add(-time.Duration(node.SeenAgo))
 		offset = time.Duration(node.ClockOffset)
 	}
@@ -412,11 +413,15 @@ func (s *Service) promotedElsewhere(ctx context.Context) bool {
 		if err == nil && node != s.Node {
 			s.elsewhere = node
 		}
-		var cut error
+		// No reason against a takeover: an active node that has lost its power looks
+		// just like this until Pacemaker has noticed, and then it wants our score.
+		cut := ""
 		if s.elsewhere != "" {
-			cut = fmt.Errorf("no gossip comes from %s, which Pacemaker says is active: open the gossip port between the agents", s.elsewhere)
+			cut = fmt.Sprintf("no gossip comes from %s, which Pacemaker says is active: open the gossip port between the agents", s.elsewhere)
 		}
-		s.unreadyBecause("gossip", cut)
+		s.mu.Lock()
+		s.cut = cut
+		s.mu.Unlock()
 	}
 	return s.elsewhere != ""
 }

@@ -52,6 +52,9 @@ func (s *Service) Status() api.ServiceStatus {
 	if s.problem != "" {
 		st.Warnings = append(st.Warnings, "replication: "+s.problem)
 	}
+	if s.cut != "" {
+		st.Warnings = append(st.Warnings, s.cut)
+	}
 	st.Warnings = append(st.Warnings, s.caveats...)
 	for peer, why := range s.lagging {
 		st.Warnings = append(st.Warnings, peer+" does not get what is new: "+why)
