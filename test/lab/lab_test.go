@@ -27,7 +27,6 @@ func TestMain(m *testing.M) {
 func upLab(t *testing.T, name string, o Options) *Lab {
 	t.Helper()
 	needRoot(t)
-	t.Parallel() // a lab waits for its nodes more than it works
 	o.Name, o.Out = testName(name), testWriter{t}
 	l, err := Up(t.Context(), o)
 	if err != nil {

@@ -33,7 +33,6 @@ func victim(name string) {
 
 func TestLeftoversOfAKilledRun(t *testing.T) {
 	needRoot(t)
-	t.Parallel()
 	name := testName("dead")
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "LAB_TEST_VICTIM="+name)
@@ -71,7 +70,6 @@ func infoOf(t *testing.T, name string) Info {
 
 func TestInterruptedUp(t *testing.T) {
 	needRoot(t)
-	t.Parallel()
 	for _, after := range []time.Duration{0, 100 * time.Millisecond, 400 * time.Millisecond} {
 		name := testName("cut")
 		ctx, cancel := context.WithCancel(t.Context())
