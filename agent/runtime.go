@@ -43,6 +43,9 @@ func (r *runtimeAdapter) Inspect(ctx context.Context, name string) (service.Cont
 	if errors.Is(err, podman.ErrNotFound) {
 		return service.Container{}, service.ErrNoContainer
 	}
+	if errors.Is(err, podman.ErrDamaged) { // there is nothing to run; Realise makes it again
+		return service.Container{}, fmt.Errorf("%w: %w", service.ErrNoContainer, err)
+	}
 	if err != nil {
 		return service.Container{}, err
 	}

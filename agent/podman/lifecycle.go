@@ -208,9 +208,18 @@ func (c *Client) poll(ctx context.Context, name, want string, done func(Containe
 
 // remove deletes a container that does not run; its volumes stay.
 func (c *Client) remove(ctx context.Context, name string) error {
-	no := false
+	return c.removeWith(ctx, name, false)
+}
+
+// removeForced removes also what Podman cannot look into any more. Volumes stay.
+func (c *Client) removeForced(ctx context.Context, name string) error {
+	return c.removeWith(ctx, name, true)
+}
+
+func (c *Client) removeWith(ctx context.Context, name string, force bool) error {
+	volumes := false
 	err := do(ctx, c, "remove container "+name, func(ctx context.Context) error {
-		_, err := containers.Remove(ctx, name, &containers.RemoveOptions{Force: &no, Volumes: &no})
+		_, err := containers.Remove(ctx, name, &containers.RemoveOptions{Force: &force, Volumes: &volumes})
 		return err
 	})
 	if errors.Is(err, ErrNotFound) {

@@ -74,6 +74,12 @@ func (r *realiser) survey(ctx context.Context) error {
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
+		if errors.Is(err, ErrDamaged) {
+			if err := r.dropDamaged(ctx, def.Name); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -104,6 +110,23 @@ func (r *realiser) survey(ctx context.Context) error {
 			r.again[def.Name] = true
 		}
 	}
+	return nil
+}
+
+// dropDamaged removes a container of ours whose layer a power cut has taken. What
+// is in its volumes stays.
+func (r *realiser) dropDamaged(ctx context.Context, name string) error {
+	_, ours, err := r.c.record.container(name)
+	if err != nil {
+		return err
+	}
+	if !ours {
+		return fail(ErrForeign, api.KindRefused, "remove it: `podman rm -f "+name+"`", "the container %s on this node is damaged and is not Understudy's", name)
+	}
+	if err := r.c.removeForced(ctx, name); err != nil {
+		return err
+	}
+	r.did("container %s: its layer was damaged; removed, to be made again", name)
 	return nil
 }
 

@@ -75,7 +75,9 @@ func (s *Service) blockers() []string {
 	}
 	why = append(why, s.blocked...)
 	for _, about := range slices.Sorted(maps.Keys(s.unready)) {
-		why = append(why, about+": "+s.unready[about])
+		if g := s.unready[about]; time.Since(g.since) > patience {
+			why = append(why, about+": "+g.what)
+		}
 	}
 	if lag, known := s.lagLocked(); known && rec.Spec.MaxRPO > 0 && lag > time.Duration(rec.Spec.MaxRPO) {
 		why = append(why, fmt.Sprintf("the replica is %s behind, more than max-rpo=%s", lag.Round(time.Second), rec.Spec.MaxRPO))

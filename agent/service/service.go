@@ -67,7 +67,7 @@ type Service struct {
 	prepared string               // standby: definition (as string) realised and initialised last
 	blocked  []string             // what keeps the standby from being prepared
 	missing  []string             // image IDs the head needs and Podman has not
-	unready  map[string]string    // standby: what else stands against a takeover, by what it is about
+	unready  map[string]grievance // standby: what else stands against a takeover, by what it is about
 	cut      string               // standby: gossip does not come from where Pacemaker says that the service is active
 	caveats  []string             // what of the containers is carried, but not quite as it is
 	problem  string               // of the last replication cycle
@@ -92,7 +92,7 @@ func Open(name string, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{Options: o, name: name, log: o.Logger.With("service", name), rec: rec, health: api.HealthUnknown, seen: map[string]Container{}, lagging: map[string]string{}, unready: map[string]string{}}
+	s := &Service{Options: o, name: name, log: o.Logger.With("service", name), rec: rec, health: api.HealthUnknown, seen: map[string]Container{}, lagging: map[string]string{}, unready: map[string]grievance{}}
 	if rec.HeardAt != 0 {
 		s.freshAt, s.heardAt = time.Unix(0, rec.FreshAt), time.Unix(0, rec.HeardAt)
 		if o.Replica != nil {

@@ -389,6 +389,16 @@ func (s *Service) runNewest(ctx context.Context, quit, wake <-chan struct{}) {
 	}
 }
 
+// patience is how long something must go wrong before it stands against a takeover:
+// a slow answer under load must not leave the cluster without a candidate.
+const patience = 20 * time.Second
+
+// grievance is something that goes wrong on a standby.
+type grievance struct {
+	since time.Time
+	what  string
+}
+
 // unreadyBecause keeps, or clears, a reason why a takeover here would fail.
 func (s *Service) unreadyBecause(about string, err error) {
 	s.mu.Lock()
@@ -397,7 +407,12 @@ func (s *Service) unreadyBecause(about string, err error) {
 		delete(s.unready, about)
 		return
 	}
-	s.unready[about] = err.Error()
+	g, ok := s.unready[about]
+	if !ok {
+		g.since = time.Now()
+	}
+	g.what = err.Error()
+	s.unready[about] = g
 }
 
 // pacemakerEvery is how often Pacemaker is asked who is active while gossip does not say.

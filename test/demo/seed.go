@@ -118,7 +118,7 @@ func (d *demo) seedSetUp(ctx context.Context) error {
 	}
 	// The first run at once: whoever sets this up would not wait for cron either.
 	_, err := n1.Exec(ctx, "/usr/local/bin/sync-podman-data.sh", "n2")
-	return err
+	return errors.Join(err, d.stack.Settle(ctx))
 }
 
 // seedActive asks Pacemaker where the group runs and who is online.

@@ -38,7 +38,7 @@ func (d *demo) understudy(ctx context.Context) error {
 	if err := d.push(ctx, "n1"); err != nil {
 		return err
 	}
-	if err := s.WaitReady(ctx, "n1"); err != nil {
+	if err := errors.Join(s.WaitReady(ctx, "n1"), s.Settle(ctx)); err != nil {
 		return err
 	}
 	if err := d.print(ctx, "n1", "understudy", "status"); err != nil {

@@ -210,6 +210,11 @@ func (s *Stack) WaitRole(ctx context.Context, node string, role api.Role) error 
 	})
 }
 
+// Settle makes what the set-up wrote survive a power cut, as half a minute would.
+func (s *Stack) Settle(ctx context.Context) error {
+	return s.EachNode(func(n *lab.Node) error { return n.Sync(ctx) })
+}
+
 // WaitReady returns when a takeover would succeed, as `understudy ready` says.
 func (s *Stack) WaitReady(ctx context.Context, node string) error {
 	return wait(ctx, "a takeover to be possible", func() (bool, error) {
