@@ -20,7 +20,6 @@ const agentPath = "/usr/lib/ocf/resource.d/understudy/service"
 const (
 	success          = 0
 	errGeneric       = 1
-	errInstalled     = 5
 	notRunning       = 7
 	runningPromoted  = 8
 	failedPromoted   = 9

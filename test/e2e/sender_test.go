@@ -24,10 +24,10 @@ func testStaleSender(t *testing.T, c *cluster) {
 	before := c.mustService(t, standby)
 	head, err := replication.ParseID(before.Committed)
 	must(t, err)
-	stale := forge(t, c, active, head, func(m *replication.Manifest) {
+	stale := forge(t, active, head, func(m *replication.Manifest) {
 		m.Parent, m.ID = replication.ID{Term: 1, Seq: 998}, replication.ID{Term: 1, Seq: 999}
 	})
-	orphan := forge(t, c, active, head, func(m *replication.Manifest) {
+	orphan := forge(t, active, head, func(m *replication.Manifest) {
 		m.ID.Seq += 2
 		m.Parent = replication.ID{Term: m.ID.Term, Seq: m.ID.Seq - 1}
 	})
@@ -62,7 +62,7 @@ func next(id replication.ID) string {
 }
 
 // forge makes a manifest out of the newest one, on the sender's node.
-func forge(t *testing.T, c *cluster, n *lab.Node, head replication.ID, change func(*replication.Manifest)) (path string) {
+func forge(t *testing.T, n *lab.Node, head replication.ID, change func(*replication.Manifest)) (path string) {
 	t.Helper()
 	s, err := store.Open(n.HostPath("/var/lib/understudy"), stack.Service, store.Options{})
 	must(t, err)
