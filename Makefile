@@ -13,7 +13,7 @@ export GOFLAGS := -tags=$(BUILD_TAGS)
 LAB_TAGS    := $(BUILD_TAGS),lab
 # The packages with such tests. Each makes its own labs; one package at a time, as
 # a cluster's timeouts and a machine that is too busy do not go together.
-E2E         := ./agent/cgroup ./agent/podman ./agent/cluster ./test/lab ./test/e2e/...
+E2E         := ./agent/cgroup ./agent/podman ./agent/cluster ./test/lab ./test/readme ./test/e2e/...
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS     := -s -w -X github.com/understudy-ha/understudy/agent/api.Software=$(VERSION)
 ROUNDS      ?= 3

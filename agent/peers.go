@@ -126,7 +126,7 @@ func (p *peers) ShipFinal(ctx context.Context, name string) map[string]error {
 		results := p.Ship(ctx, name)
 		again := len(results) > 0
 		for _, err := range results {
-			if err == nil || errors.Is(err, replication.ErrStaleTerm) || errors.Is(err, replication.ErrWrongParent) {
+			if err == nil || errors.Is(err, replication.ErrStaleTerm) || errors.Is(err, replication.ErrWrongParent) || errors.Is(err, wire.ErrNoService) {
 				again = false
 			}
 		}

@@ -20,6 +20,7 @@ type node struct {
 	t        *testing.T
 	dir, run string
 	crashAt  string
+	promoted string // node that Pacemaker says is active
 
 	states   map[string]string // container → created, initialized, running
 	held     map[string]bool
@@ -418,7 +419,11 @@ func (r replica) SealDirty(ctx context.Context, q replication.SealRequest) (repl
 	return res, "", err
 }
 
-func (p pacemaker) Promoted(context.Context, string) (string, error) { return "", nil }
+func (p pacemaker) Promoted(context.Context, string) (string, error) {
+	p.n.mu.Lock()
+	defer p.n.mu.Unlock()
+	return p.n.promoted, nil
+}
 
 func (r replica) CheckTree(ctx context.Context, q replication.SealRequest, _ bool) (replication.SealResult, string, error) {
 	r.n.mu.Lock()

@@ -333,3 +333,46 @@ func TestWrittenOutsideTheCluster(t *testing.T) {
 	wantNothing(t, n)
 	wantSealed(t, n)
 }
+
+// TestLostGossipKeepsTheScore: after a power cut gossip ends before Pacemaker has
+// noticed. The standby must stay a candidate all the while.
+func TestLostGossipKeepsTheScore(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote, api.ActionDemote)
+	n.with(func() { n.promoted = "n2" })
+	s.loop.stop()
+	if err := s.standbyOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if why := s.blockers(); len(why) > 0 || s.wantScore() != scoreReplica {
+		t.Errorf("score %d, blockers %v", s.wantScore(), why)
+	}
+}
+
+// TestNewestIsGivenAway: a demotion that reaches nobody leaves this node the better
+// candidate; what it has is sent as soon as that is possible, also when it is stopped.
+func TestNewestIsGivenAway(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote)
+	n.with(func() { n.tree += 3; n.shipErr = errors.New("connection refused") })
+	must(t, s, api.ActionDemote)
+	if s.wantScore() != scoreNewest {
+		t.Errorf("score %d", s.wantScore())
+	}
+	must(t, s, api.ActionStop)
+	n.with(func() { n.shipErr = nil })
+	head, _ := replica{n}.Head()
+	for end := time.Now().Add(10 * time.Second); ; {
+		var shipped replication.ID
+		n.with(func() { shipped = n.shipped })
+		if shipped == head && !s.snapshot().Newest {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("shipped %s, the head is %s, newest %v", shipped, head, s.snapshot().Newest)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}

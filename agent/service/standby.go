@@ -187,6 +187,9 @@ func (s *Service) prepare(ctx context.Context, def Definition) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err() // cut short: that says nothing of the next time
+	}
 	if err != nil {
 		s.blocked = []string{err.Error()}
 		return err

@@ -11,6 +11,11 @@ import (
 // Status is this node's view of the service, as gossiped and shown.
 func (s *Service) Status() api.ServiceStatus {
 	rec := s.snapshot()
+	// Before the head: a time that is older than the head it is shown with is safe,
+	// a newer one would let a standby claim data that it lacks.
+	s.mu.Lock()
+	freshAt := s.freshAt
+	s.mu.Unlock()
 	term, _ := s.Replica.Term()
 	head, err := s.Replica.Head()
 	st := api.ServiceStatus{
@@ -46,8 +51,8 @@ func (s *Service) Status() api.ServiceStatus {
 		st.Health = s.health
 	}
 	st.Score, st.Missing = s.score, s.missing
-	if !s.freshAt.IsZero() {
-		st.FreshAt = s.freshAt.UnixNano()
+	if !freshAt.IsZero() {
+		st.FreshAt = freshAt.UnixNano()
 	}
 	if s.problem != "" {
 		st.Warnings = append(st.Warnings, "replication: "+s.problem)
