@@ -29,7 +29,7 @@ const (
 	RoleActive  Role = "active"
 )
 
-// Health of a service's containers on one node, worst first in severity order.
+// Health of a service's containers on one node.
 type Health string
 
 // The healths. Starting counts as healthy for Pacemaker: a HEALTHCHECK's start
@@ -123,7 +123,7 @@ type ServiceStatus struct {
 	Committed string   `json:"committed,omitempty"` // generation committed last, "term.sequence"
 	Applied   string   `json:"applied,omitempty"`   // generation the live tree is at
 	FreshAt   int64    `json:"fresh_at"`            // Unix ns: the data was at the committed generation at least until then (by the clock of the node that says so)
-	Clean     bool     `json:"clean,omitempty"`     // demoted with everything captured and committed here
+	Clean     bool     `json:"clean,omitempty"`     // demoted, and what was sealed last is on another node
 	Base      string   `json:"base,omitempty"`      // active: the generation its term started from
 	VIPs      []string `json:"vips,omitempty"`      // addresses held
 	Images    []string `json:"images,omitempty"`    // image IDs the service needs that are present

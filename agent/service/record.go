@@ -35,7 +35,7 @@ type record struct {
 	Reserved uint64   `json:"reserved"` // reserved in the CIB for the next promotion
 	Dirty    bool     `json:"dirty"`    // containers may have written since the last sealed generation
 	Origin   bool     `json:"origin"`   // the node has data of its own and no history: it may be the first active
-	Clean    bool     `json:"clean"`    // the last demotion sealed and shipped everything
+	Clean    bool     `json:"clean"`    // what was sealed last here is on another node
 	Adopted  bool     `json:"adopted"`  // the volumes' data is the service's own: nothing foreign is left to archive
 	Newest   bool     `json:"newest"`   // this node was active last, and its last generation reached nobody
 	Base     string   `json:"base"`     // generation that Term started from

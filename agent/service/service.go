@@ -66,6 +66,7 @@ type Service struct {
 	defined  Definition           // active: as last read from Podman
 	prepared string               // standby: definition (as string) realised and initialised last
 	blocked  []string             // what keeps the standby from being prepared
+	present  []string             // image IDs the head needs and Podman has
 	missing  []string             // image IDs the head needs and Podman has not
 	unready  map[string]grievance // standby: what else stands against a takeover, by what it is about
 	cut      string               // standby: gossip does not come from where Pacemaker says that the service is active

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -374,5 +375,89 @@ func TestNewestIsGivenAway(t *testing.T) {
 			t.Fatalf("shipped %s, the head is %s, newest %v", shipped, head, s.snapshot().Newest)
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// order is do with parameters of the test's own.
+func order(t *testing.T, s *Service, action string, spec api.Spec) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, err := s.Do(ctx, action, api.ActionRequest{Spec: spec})
+	return err
+}
+
+// TestChangedParameters: while it runs, an address moves and containers stay; stop
+// takes down what was started under earlier parameters.
+func TestChangedParameters(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote)
+	changed := testSpec
+	changed.VIPs, changed.Containers, changed.Interval = []string{"192.0.2.101/24"}, []string{"web"}, api.Duration(2*time.Hour)
+	if err := order(t, s, api.ActionMonitor, changed); err != nil { // the reload was missed
+		t.Fatal(err)
+	}
+	spec := s.snapshot().Spec
+	if !slices.Equal(spec.Containers, testSpec.Containers) || spec.Interval != changed.Interval {
+		t.Errorf("after the reload: %+v", spec)
+	}
+	n.with(func() {
+		if n.held["192.0.2.100/24"] || !n.held["192.0.2.101/24"] {
+			t.Errorf("addresses after the reload: %v", n.held)
+		}
+	})
+	changed.VIPs = []string{"192.0.2.102/24"}
+	if err := order(t, s, api.ActionStop, changed); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.running(); len(got) > 0 {
+		t.Errorf("left running: %v", got)
+	}
+	n.with(func() {
+		for addr, held := range n.held {
+			if held {
+				t.Errorf("address %s is left", addr)
+			}
+		}
+	})
+}
+
+// TestAnotherServiceOfTheName: the store's data belongs to other containers; it is not
+// poured over theirs.
+func TestAnotherServiceOfTheName(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote, api.ActionStop)
+	other := testSpec
+	other.Containers = []string{"mail"}
+	n.with(func() { n.states["mail"] = "created" })
+	if err := order(t, s, api.ActionStart, other); api.KindOf(err) != api.KindInstalled || !strings.Contains(err.Error(), "other containers") {
+		t.Errorf("start: %v", err)
+	}
+}
+
+// TestStandbyThatCannotApply: what fails for a while stands against a takeover, what
+// fails once does not.
+func TestStandbyThatCannotApply(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote, api.ActionDemote)
+	s.loop.stop()
+	s.unreadyBecause("the live tree", errors.New("no space left"))
+	if why := s.blockers(); len(why) > 0 {
+		t.Errorf("at once: %v", why)
+	}
+	s.mu.Lock()
+	g := s.unready["the live tree"]
+	g.since = g.since.Add(-patience - time.Second)
+	s.unready["the live tree"] = g
+	s.mu.Unlock()
+	if why := s.blockers(); len(why) != 1 || !strings.Contains(why[0], "no space left") || s.wantScore() != 0 {
+		t.Errorf("after a while: %v, score %d", why, s.wantScore())
+	}
+	s.unreadyBecause("the live tree", nil)
+	if s.wantScore() == 0 {
+		t.Error("healed, and still no candidate")
 	}
 }

@@ -294,20 +294,22 @@ func (s *Service) loadImages(ctx context.Context) error {
 	return s.Replica.SetHave(images, layers)
 }
 
-// noteImages keeps which of the images that the head needs are missing.
+// noteImages keeps which of the images that the head needs are here.
 func (s *Service) noteImages(have []string) {
 	m, err := s.Replica.HeadManifest()
 	if err != nil || m == nil {
 		return
 	}
-	var missing []string
+	var present, missing []string
 	for _, id := range m.Images {
-		if !slices.Contains(have, id) {
+		if slices.Contains(have, id) {
+			present = append(present, id)
+		} else {
 			missing = append(missing, id)
 		}
 	}
 	s.mu.Lock()
-	s.missing = missing
+	s.present, s.missing = present, missing
 	s.mu.Unlock()
 }
 

@@ -50,7 +50,7 @@ func (s *Service) Status() api.ServiceStatus {
 	if st.Health == "" {
 		st.Health = s.health
 	}
-	st.Score, st.Missing = s.score, s.missing
+	st.Score, st.Images, st.Missing = s.score, s.present, s.missing
 	if !freshAt.IsZero() {
 		st.FreshAt = freshAt.UnixNano()
 	}
