@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/cgroup"
@@ -60,8 +62,28 @@ func (p *processes) Ended(c service.Container) bool {
 	if c.Cgroup == "" {
 		return c.PID == 0
 	}
-	alive, err := cgroup.Alive(filepath.Join("/sys/fs/cgroup", c.Cgroup))
-	return err == nil && !alive || errors.Is(err, fs.ErrNotExist)
+	dir := filepath.Join("/sys/fs/cgroup", c.Cgroup)
+	alive, err := cgroup.Alive(dir)
+	if err != nil || !alive {
+		return err == nil || errors.Is(err, fs.ErrNotExist)
+	}
+	return onlyMonitors(dir)
+}
+
+// onlyMonitors says whether all that is left in a cgroup are Podman's monitors: that of
+// an exec session stays a while after its process, and writes nothing.
+func onlyMonitors(dir string) bool {
+	pids, err := cgroup.Procs(dir)
+	if err != nil || len(pids) == 0 {
+		return false // they are further below, or cannot be seen
+	}
+	for _, pid := range pids {
+		comm, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
+		if err == nil && strings.TrimSpace(string(comm)) != "conmon" {
+			return false
+		}
+	}
+	return true
 }
 
 // AskToEnd spares the time that Podman takes to send the signal.

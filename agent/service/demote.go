@@ -239,7 +239,7 @@ func (s *Service) anyRuns(spec api.Spec) bool {
 func politeTime(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
 	budget := grace + 3*time.Second
 	if d, ok := ctx.Deadline(); ok {
-		budget = min(budget, time.Until(d)*2/3)
+		budget = min(budget, time.Until(d)/2)
 	}
 	// Podman's tidying up outlasts a demotion: it must not be cut short by its end.
 	return context.WithTimeout(context.WithoutCancel(ctx), budget)

@@ -13,6 +13,7 @@ import (
 // monitor says what is true on this node. It is asked every few seconds and
 // costs no call to Podman while all is well.
 func (s *Service) monitor(ctx context.Context, req api.ActionRequest) (api.ActionResult, error) {
+	s.heedEviction()
 	rec := s.snapshot()
 	if rec.Role == api.RoleStopped && rec.Step == stepNone {
 		return s.result(""), nil

@@ -120,3 +120,31 @@ func MarkStopped(dir, service string) error {
 	r.Role, r.Step = api.RoleStopped, stepNone
 	return r.save(dir)
 }
+
+// heedEviction takes over what an offline stop recorded while this agent lived but
+// did not answer in time (see MarkStopped). It does nothing during an operation.
+func (s *Service) heedEviction() {
+	if s.op.TryLock() {
+		defer s.op.Unlock()
+		s.heedEvictionLocked()
+	}
+}
+
+// heedEvictionLocked is heedEviction with s.op held.
+func (s *Service) heedEvictionLocked() {
+	rec := s.snapshot()
+	if rec.Role == api.RoleStopped && rec.Step == stepNone {
+		return
+	}
+	disk, err := load(s.Dir, s.name)
+	if err != nil || disk.Role != api.RoleStopped || disk.Step != stepNone {
+		return
+	}
+	s.loop.stop()
+	s.mu.Lock()
+	s.rec = disk
+	clear(s.seen)
+	s.prepared = ""
+	s.mu.Unlock()
+	s.decide(api.EventStop, rec.Term, "the service was taken off this node by an offline stop (understudy evict) while it was %s here", orStep(rec))
+}

@@ -217,6 +217,7 @@ func (s *Service) operate(ctx context.Context, action string, req api.ActionRequ
 		s.opCancel.Unlock()
 	}
 	began := s.Now()
+	s.heedEvictionLocked()
 	before := s.snapshot()
 	var err error
 	switch action {

@@ -461,3 +461,28 @@ func TestStandbyThatCannotApply(t *testing.T) {
 		t.Error("healed, and still no candidate")
 	}
 }
+
+// TestOfflineStopIsHeeded: the resource agent lost patience and evicted the service
+// while this agent lived.
+func TestOfflineStopIsHeeded(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote)
+	n.with(func() {
+		for c := range n.states {
+			n.states[c] = "created"
+		}
+		clear(n.held)
+	})
+	if err := MarkStopped(n.dir, "registry"); err != nil {
+		t.Fatal(err)
+	}
+	if res, _, err := do(s, api.ActionMonitor); err != nil || res.Role != api.RoleStopped {
+		t.Errorf("monitor: %+v, %v", res, err)
+	}
+	must(t, s, api.ActionStart)
+	wantNothing(t, n)
+	wantSealed(t, n)
+	must(t, s, api.ActionPromote)
+	wantActive(t, n, s)
+}

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
 )
@@ -23,8 +24,12 @@ func (s *Service) stop(ctx context.Context, spec api.Spec) error {
 		}
 		s.saveLocal()
 	}
-	if rec.Role == api.RoleActive || rec.Step == stepPromoting || rec.Step == stepDemoting {
-		if err := s.leaveActive(ctx, true); err != nil {
+	podmanAsked := rec.Role == api.RoleActive || rec.Step == stepPromoting || rec.Step == stepDemoting
+	if podmanAsked {
+		hctx, cancel := handOverTime(ctx)
+		err := s.leaveActive(hctx, true)
+		cancel()
+		if err != nil {
 			s.log.Warn("no clean hand-over before the stop; what was written is sealed at the next start", "error", err)
 		}
 	}
@@ -32,7 +37,13 @@ func (s *Service) stop(ctx context.Context, spec api.Spec) error {
 		s.log.Warn("the promotion score could not be cleared", "error", err)
 	}
 	spec = s.snapshot().Spec
-	if err := s.stopContainers(ctx, spec); err != nil {
+	if podmanAsked {
+		// Podman had its chance: what is left is ended, and proved, without it.
+		s.tidy.Wait()
+		if err := s.Procs.Evict(ctx, spec.Containers); err != nil {
+			return err
+		}
+	} else if err := s.stopContainers(ctx, spec); err != nil {
 		return err
 	}
 	if err := s.VIP.Remove(ctx, spec); err != nil {
@@ -47,6 +58,15 @@ func (s *Service) stop(ctx context.Context, spec api.Spec) error {
 		s.loop.start(s.runNewest)
 	}
 	return nil
+}
+
+// handOverTime is what a clean hand-over gets of a stop's time: with a hung Podman
+// the rest must be enough to end the processes without it.
+func handOverTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	if d, ok := ctx.Deadline(); ok {
+		return context.WithTimeout(ctx, time.Until(d)*2/3)
+	}
+	return context.WithCancel(ctx)
 }
 
 // union is the service as it is and was: every container and address of both.
