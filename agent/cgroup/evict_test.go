@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -79,7 +80,7 @@ func TestKillBySignal(t *testing.T) {
 }
 
 func TestEvict(t *testing.T) {
-	for _, tc := range []struct {
+	for i, tc := range []struct {
 		name  string
 		env   []string
 		grace time.Duration
@@ -93,9 +94,11 @@ func TestEvict(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			top := root(t)
+			// An ID of its own: evictions by ID look at the whole machine.
+			id := strings.Repeat(fmt.Sprintf("%02x", 0x20+i), 32)
 			name := "evict-" + strings.ReplaceAll(tc.name, " ", "-")
-			dir := mkdir(t, top, "libpod-"+ids[0])
-			m := startConmon(t, conmonBinary(t), mkdir(t, top, "conmons"), dir, podmanArgs(name, ids[0], ids[0]), tc.env...)
+			dir := mkdir(t, top, "libpod-"+id)
+			m := startConmon(t, conmonBinary(t), mkdir(t, top, "conmons"), dir, podmanArgs(name, id, id), tc.env...)
 			other := in(t, mkdir(t, top, "libpod-"+ids[1]), "sleep", "100") // somebody else's
 			h := NewHost(Options{Root: top, Storage: []string{}})
 			start := time.Now()
@@ -113,7 +116,7 @@ func TestEvict(t *testing.T) {
 			if len(ev.Killed) == 0 || len(ev.Containers) != 1 || ev.At.Before(start) {
 				t.Errorf("evidence %+v", ev)
 			}
-			again, err := h.Evict(soon(t), EvictRequest{Names: []string{name}, IDs: []string{ids[0]}})
+			again, err := h.Evict(soon(t), EvictRequest{Names: []string{name}, IDs: []string{id}})
 			if err != nil || len(again.Killed) > 0 || again.At.IsZero() {
 				t.Errorf("again: %+v, %v", again, err)
 			}
