@@ -107,7 +107,7 @@ var parameters = []parameter{
 	{
 		name: "max-rpo", short: "Age at which a replica is no candidate", reloadable: true,
 		long: "A standby whose replica is older than this is not promoted: it has no promotion score. " +
-			"An operator who takes the loss can still order it, in so many words.",
+			"An operator who takes the loss raises it: pcs resource update SERVICE max-rpo=24h.",
 		def: "5m", example: "10m",
 		read: readDuration(time.Millisecond, func(s *api.Spec) *api.Duration { return &s.MaxRPO }),
 	},
