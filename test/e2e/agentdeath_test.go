@@ -152,10 +152,10 @@ func killInFreeze(t *testing.T, n *lab.Node, guardToo bool) (held bool) {
 		if !awaitFreeze(freezer, 3*time.Second) {
 			continue
 		}
-		must(t, syscall.Kill(agent, syscall.SIGKILL))
-		if guardToo {
+		if guardToo { // first: it is gone by itself a moment after the agent
 			must(t, syscall.Kill(guard, syscall.SIGKILL))
 		}
+		must(t, syscall.Kill(agent, syscall.SIGKILL))
 		held = isFrozen(freezer)
 		break
 	}
