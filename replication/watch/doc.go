@@ -1,0 +1,2 @@
+// Package watch tells where volumes may have changed.
+package watch

@@ -1,0 +1,128 @@
+package watch
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// volume is one watched tree.
+type volume struct {
+	name, root string
+	is         identity // what was at root when it was marked
+	lost       bool     // it was not there again, and the log says so
+	path       string   // of the root, and the mount that it is by: places are relative to it
+	mount      int
+	hints      VolumeHints
+}
+
+// identity tells a directory from what replaces it, even with the same inode
+// number: the handle has the inode's generation.
+type identity struct {
+	dev    uint64
+	fs     fsid
+	mount  int // that it was reached by: not part of what it is
+	handle string
+}
+
+func (a identity) same(b identity) bool { return a.dev == b.dev && a.handle == b.handle }
+
+// openRoot opens what is at root now, to find handles by, which O_PATH does not
+// allow. Nothing stays open between two drains:
+// that would keep the file system from being unmounted.
+func openRoot(root string) (fd int, is identity, err error) {
+	for {
+		fd, err = unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return -1, identity{}, &os.PathError{Op: "open", Path: root, Err: err}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return -1, identity{}, errors.Join(&os.PathError{Op: "stat", Path: root, Err: err}, unix.Close(fd))
+	}
+	h, mount, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return -1, identity{}, errors.Join(&os.PathError{Op: "name_to_handle_at", Path: root, Err: err}, unix.Close(fd))
+	}
+	handle := binary.NativeEndian.AppendUint32(nil, uint32(h.Type()))
+	return fd, identity{dev: uint64(st.Dev), mount: mount, handle: string(append(handle, h.Bytes()...))}, nil
+}
+
+// marked says whether changes on the file system of the open root are told to
+// the group. It takes away a bit that no mark has, which fails where there is
+// no mark: so a file system that was unmounted and another that took its place
+// and its numbers are told apart.
+func (w *Watcher) marked(root int) bool {
+	return unix.FanotifyMark(w.group, unix.FAN_MARK_REMOVE|unix.FAN_MARK_FILESYSTEM, unix.FAN_ACCESS, root, ".") == nil
+}
+
+// attach marks the file system that v's root is on, and notes what the root is.
+func (w *Watcher) attach(v *volume) error {
+	fd, is, err := openRoot(v.root)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return &os.PathError{Op: "statfs", Path: v.root, Err: err}
+	}
+	binary.NativeEndian.PutUint32(is.fs[:], uint32(st.Fsid.Val[0]))
+	binary.NativeEndian.PutUint32(is.fs[4:], uint32(st.Fsid.Val[1]))
+	if err := w.resolves(fd, is); err != nil {
+		return fmt.Errorf("%s: directories cannot be found by their handles (%w): every capture looks at every file", v.root, err)
+	}
+	if err := unix.FanotifyMark(w.group, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, mask, fd, "."); err != nil {
+		return fmt.Errorf("%s: its file system does not tell of changes (%w): every capture looks at every file", v.root, err)
+	}
+	v.is = is
+	return nil
+}
+
+// resolves makes sure that a handle leads back to its directory: that takes a
+// right of its own, and not every file system can.
+func (w *Watcher) resolves(root int, is identity) error {
+	typ := int32(binary.NativeEndian.Uint32([]byte(is.handle)))
+	fd, err := unix.OpenByHandleAt(root, unix.NewFileHandle(typ, []byte(is.handle[4:])), unix.O_PATH|unix.O_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("open_by_handle_at", err)
+	}
+	defer unix.Close(fd)
+	back, err := w.readlink(fd)
+	if err != nil {
+		return err
+	}
+	if path, err := w.readlink(root); err != nil || path != back {
+		return errors.Join(errors.New("the handle leads elsewhere"), err)
+	}
+	return nil
+}
+
+// removeLocked forgets v, and its file system when it was the last one there.
+func (w *Watcher) removeLocked(v *volume) {
+	delete(w.volumes, v.name)
+	clear(w.places)
+	if w.closed {
+		return
+	}
+	for _, o := range w.volumes {
+		if o.is.dev == v.is.dev {
+			return
+		}
+	}
+	fd, is, err := openRoot(v.root)
+	if err != nil {
+		return // the mark goes with its file system, or with the group
+	}
+	defer unix.Close(fd)
+	if is.dev == v.is.dev {
+		_ = unix.FanotifyMark(w.group, unix.FAN_MARK_REMOVE|unix.FAN_MARK_FILESYSTEM, mask, fd, ".") // else it tells what nobody asks for
+	}
+}
