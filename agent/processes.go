@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/cgroup"
@@ -26,6 +28,9 @@ type processes struct {
 	freezer *cgroup.Freezer
 	log     *slog.Logger
 	guard   *cgroup.Keeper // of the process that ends freezes when the agent cannot
+
+	mu      sync.Mutex                    // guards members
+	members map[string][]cgroup.Container // by names: where their processes were when they were looked for last
 }
 
 var _ service.Processes = (*processes)(nil)
@@ -38,7 +43,7 @@ func newProcesses(freezeDir string, log *slog.Logger) (*processes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("this program's own path, for the freeze guard: %w", err)
 	}
-	p := &processes{host: cgroup.NewHost(cgroup.Options{Log: log}), guard: cgroup.KeepGuard([]string{self, GuardCommand}, log), log: log}
+	p := &processes{members: map[string][]cgroup.Container{}, host: cgroup.NewHost(cgroup.Options{Log: log}), guard: cgroup.KeepGuard([]string{self, GuardCommand}, log), log: log}
 	p.freezer = cgroup.NewFreezer(cgroup.FreezerOptions{Dir: freezeDir, Guard: p.guard.Guard, Log: log, Host: p.host})
 	return p, nil
 }
@@ -92,6 +97,60 @@ func (p *processes) AskToEnd(c service.Container) error {
 		return nil
 	}
 	return cgroup.Signal(c.PID, c.StartTime, c.StopSignal)
+}
+
+// Members lists the processes of the containers, each capture anew; where these
+// are is looked for only when a container has come or gone.
+func (p *processes) Members(names []string) ([]int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := strings.Join(names, " ")
+	if pids, err := membersOf(names, p.members[key]); err == nil {
+		return pids, nil
+	}
+	var found []cgroup.Container
+	for _, name := range names {
+		cs, err := p.host.Find(name)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, cs...)
+	}
+	p.members[key] = found
+	pids, err := membersOf(names, found)
+	if errors.Is(err, errNotAll) {
+		err = nil
+	}
+	return pids, err
+}
+
+// errNotAll: there may be a container that is not among those known.
+var errNotAll = errors.New("not each of the containers has a process")
+
+func membersOf(names []string, cs []cgroup.Container) ([]int, error) {
+	var pids []int
+	alive := map[string]bool{}
+	for _, c := range cs {
+		before := len(pids)
+		for _, dir := range c.Cgroups {
+			in, err := cgroup.Procs(dir)
+			if err != nil {
+				return nil, err
+			}
+			pids = append(pids, in...)
+		}
+		if len(pids) == before && c.Init != 0 { // without a cgroup of its own
+			pids = append(pids, c.Init)
+		}
+		alive[c.Name] = alive[c.Name] || len(pids) > before
+	}
+	for _, name := range names {
+		if !alive[name] {
+			return pids, errNotAll
+		}
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids), nil
 }
 
 // Evict ends the containers' processes and proves that none is left.

@@ -14,12 +14,13 @@ type Freezer interface {
 // SealRequest asks for the live trees to be sealed as the next generation.
 type SealRequest struct {
 	Term       uint64
-	Final      bool              // the containers are stopped; nothing follows in this term
-	Roots      map[string]string // volume name → path of its root
-	Definition []byte            // opaque; part of the generation
-	Images     []string          // image IDs the definition needs
-	Freezer    Freezer           // nil: the containers are stopped
-	FreezeMax  time.Duration     // past it thaw, and drop the capture
+	Final      bool                  // the containers are stopped; nothing follows in this term
+	Roots      map[string]string     // volume name → path of its root
+	Definition []byte                // opaque; part of the generation
+	Images     []string              // image IDs the definition needs
+	Freezer    Freezer               // nil: the containers are stopped
+	Processes  func() ([]int, error) // of the containers; they may have files mapped
+	FreezeMax  time.Duration         // past it thaw, and drop the capture
 }
 
 // SealResult says what a seal did.

@@ -88,12 +88,15 @@ const (
 	TypeBlock
 )
 
-// Chunk is a run of a file's content. Gaps between chunks, and after the last
-// up to the size, are holes.
+// Chunk is a run of a file's content: Length bytes of the stored content that
+// Hash names, from its byte Skip on. A file that changed in the middle of a
+// stored run goes on naming that run for what is before and after. Gaps between
+// chunks, and after the last up to the size, are holes.
 type Chunk struct {
 	Offset int64 `cbor:"1,keyasint"`
 	Length int64 `cbor:"2,keyasint"`
 	Hash   Hash  `cbor:"3,keyasint"`
+	Skip   int64 `cbor:"4,keyasint,omitempty"`
 }
 
 // Entry is one file of a volume, with all its metadata. Path is relative to the
@@ -114,32 +117,32 @@ type Entry struct {
 	Chunks  []Chunk           `cbor:"12,keyasint,omitempty"`
 }
 
-// Volume is a volume's tree. Entries are sorted by Path, the root first, so a
-// directory comes before what it holds.
+// Volume is a volume's tree.
 type Volume struct {
-	Name    string  `cbor:"1,keyasint"`
-	Entries []Entry `cbor:"2,keyasint"`
-	Skipped int     `cbor:"3,keyasint,omitempty"` // sockets not carried
+	Name    string
+	Entries *Entries
+	Skipped int // sockets not carried
 }
 
-// Manifest is a generation: a service's whole state at one instant. Its encoded
-// form (package store) is hashed as a whole.
+// Manifest is a generation: a service's whole state at one instant. Package store
+// has its encoded form.
 type Manifest struct {
-	Format     int       `cbor:"1,keyasint"` // FormatVersion
-	Service    string    `cbor:"2,keyasint"`
-	ID         ID        `cbor:"3,keyasint"`
-	Parent     ID        `cbor:"4,keyasint"`            // zero: the first of a chain
-	CapturedAt time.Time `cbor:"5,keyasint"`            // active's clock; for display only
-	FreezeNs   int64     `cbor:"6,keyasint"`            // how long containers stood still
-	Diverged   bool      `cbor:"7,keyasint,omitempty"`  // archived on a former active's return; never promoted
-	Final      bool      `cbor:"8,keyasint,omitempty"`  // captured in a demotion, with the containers stopped: nothing can follow in this term
-	Definition []byte    `cbor:"9,keyasint,omitempty"`  // containers, networks, volumes, secrets: JSON of agent/podman; opaque here
-	Images     []string  `cbor:"10,keyasint,omitempty"` // image IDs the definition needs ("sha256:…")
-	Volumes    []Volume  `cbor:"11,keyasint"`           // sorted by Name
+	Format     int // FormatVersion
+	Service    string
+	ID         ID
+	Parent     ID        // zero: the first of a chain
+	CapturedAt time.Time // active's clock; for display only
+	FreezeNs   int64     // how long containers stood still
+	Diverged   bool      // archived on a former active's return; never promoted
+	Final      bool      // captured in a demotion, with the containers stopped: nothing can follow in this term
+	Definition []byte    // containers, networks, volumes, secrets: JSON of agent/podman; opaque here
+	Images     []string  // image IDs the definition needs ("sha256:…")
+	Volumes    []Volume  // sorted by Name
+	Delta      *Delta    // how Volumes differ from another generation's; nil: not known. Encoded instead of Volumes
 }
 
 // FormatVersion is the manifest format this code writes. A reader refuses any other by number.
-const FormatVersion = 1
+const FormatVersion = 2
 
 // ChunkSize is the fixed size that files are cut into, bytes. Small enough that
 // a change in a large file does not ship all of it, large enough that a
@@ -151,7 +154,7 @@ type State struct {
 	Service string   `json:"service"`
 	Term    uint64   `json:"term"`     // highest known; a sender below it is refused
 	Head    ID       `json:"head"`     // committed last, zero: none
-	HeadSum string   `json:"head_sum"` // hex hash of the head's encoded manifest
+	HeadSum string   `json:"head_sum"` // hex Manifest.Sum of the head
 	Images  []string `json:"images"`   // image IDs present on the node
 	Layers  []string `json:"layers"`   // diff IDs of the layers present
 }

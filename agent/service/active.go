@@ -83,6 +83,7 @@ func (s *Service) cycle(ctx context.Context) (replication.SealResult, error) {
 	res, err := s.Replica.Seal(ctx, replication.SealRequest{
 		Term: rec.Term, Roots: paths, Definition: def.Bytes, Images: def.Images,
 		Freezer: s.Procs.Freezer(s.name, rec.Spec.Containers, limit), FreezeMax: limit,
+		Processes: func() ([]int, error) { return s.Procs.Members(rec.Spec.Containers) },
 	})
 	if err != nil {
 		return res, err

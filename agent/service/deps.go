@@ -74,6 +74,8 @@ type Processes interface {
 	AskToEnd(c Container) error
 	// Evict ends every process of the named containers and proves that none is left.
 	Evict(ctx context.Context, names []string) error
+	// Members lists the processes of the named containers.
+	Members(names []string) ([]int, error)
 	// Freezer stops all the named containers at one instant.
 	Freezer(service string, names []string, max time.Duration) replication.Freezer
 }

@@ -265,6 +265,7 @@ func (p procs) Evict(_ context.Context, names []string) error {
 	}
 	return nil
 }
+func (p procs) Members([]string) ([]int, error)                             { return nil, nil }
 func (p procs) Freezer(string, []string, time.Duration) replication.Freezer { return nil }
 
 type addrs struct{ n *node }

@@ -79,7 +79,7 @@ func TestReceiveCommits(t *testing.T) {
 	id := replication.ID{Term: 1, Seq: 1}
 	encoded, err := store.EncodeManifest(&replication.Manifest{
 		Format: replication.FormatVersion, Service: "registry", ID: id, CapturedAt: time.Unix(1, 0),
-		Volumes: []replication.Volume{{Name: "data", Entries: []replication.Entry{{Path: ".", Type: replication.TypeDir, Mode: 0o755}}}},
+		Volumes: []replication.Volume{{Name: "data", Entries: replication.NewEntries(&replication.Entry{Path: ".", Type: replication.TypeDir, Mode: 0o755})}},
 	})
 	if err != nil {
 		t.Fatal(err)

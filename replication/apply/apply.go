@@ -245,39 +245,40 @@ func (a *Applier) changeLocked(ctx context.Context, origin, target *replication.
 	if a.index == nil {
 		a.index = loadLive(a.IndexPath(), origin)
 	}
+	var delta *replication.Delta
+	if origin != nil {
+		delta = target.DeltaFrom(origin)
+	}
 	for i := range target.Volumes {
 		v := &target.Volumes[i]
-		var from []replication.Entry
-		known := false
-		if origin != nil {
-			for k := range origin.Volumes {
-				if origin.Volumes[k].Name == v.Name {
-					from, known = origin.Volumes[k].Entries, true
-				}
-			}
-		}
-		if err := a.applyVolume(ctx, v, from, known, roots[v.Name], res); err != nil {
+		if err := a.applyVolume(ctx, v, origin.Volume(v.Name), delta, roots[v.Name], res); err != nil {
 			return fmt.Errorf("volume %s: %w", v.Name, err)
 		}
 	}
 	return nil
 }
 
-func (a *Applier) applyVolume(ctx context.Context, v *replication.Volume, from []replication.Entry, known bool, path string, res *Result) (err error) {
+// applyVolume: from is the volume as the tree has it, nil where that is not known.
+func (a *Applier) applyVolume(ctx context.Context, v, from *replication.Volume, delta *replication.Delta, path string, res *Result) (err error) {
 	root, err := tree.OpenRoot(path)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	stats := a.index.volume(v.Name)
-	if !known {
-		if from, err = liveEntries(ctx, root, v.Entries); err != nil {
+	w := &worker{root: root, g: a.g, hook: a.o.Hook, stats: a.index.volume(v.Name), res: res, to: v.Entries}
+	if from != nil {
+		w.from = from.Entries
+		put, del := delta.Of(v.Name)
+		err = w.run(ctx, put, del)
+	} else {
+		w.stats = nil
+		if w.from, err = liveEntries(ctx, a.g, root, v.Entries); err != nil {
 			return err
 		}
-		clear(stats)
+		put, del := replication.Diff(w.from, w.to)
+		err = w.run(ctx, put, del)
 	}
-	w := &worker{root: root, g: a.g, hook: a.o.Hook, stats: stats, res: res}
-	if err := w.run(ctx, from, v.Entries); err != nil {
+	if err != nil {
 		return err
 	}
 	if err := a.o.Hook.At("syncfs " + v.Name); err != nil {
@@ -286,5 +287,5 @@ func (a *Applier) applyVolume(ctx context.Context, v *replication.Volume, from [
 	if err := root.Sync(); err != nil {
 		return err
 	}
-	return a.index.update(a.o.Now(), root, v, w.changed, !known)
+	return a.index.update(a.o.Now(), root, v, w.changed, from == nil)
 }

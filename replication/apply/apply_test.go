@@ -110,7 +110,7 @@ func TestIndexOutlivesLeaving(t *testing.T) {
 	treetest.Must(t, r.applier.SetApplied(replication.ID{}))
 	at, err := r.applier.Applied()
 	x := r.applier.Index()
-	if err != nil || !at.IsZero() || x == nil || x.ID != r.base.ID || len(x.Volumes["data"]) != len(r.base.Volumes[0].Entries) {
+	if err != nil || !at.IsZero() || x == nil || x.ID != r.base.ID || x.Volumes["data"].Len() != r.base.Volumes[0].Entries.Len() {
 		t.Fatalf("applied %s, %v, index %+v", at, err, x)
 	}
 }

@@ -15,6 +15,14 @@ import (
 	"github.com/understudy-ha/understudy/replication/tree"
 )
 
+// inPlace is the size from which a file whose content changed in parts is not
+// written anew where clones cannot be had, but patched: it would take the disk
+// twice, and its whole length for each change.
+const inPlace = 8 << 20
+
+// errPatch: the file is to be patched where it is.
+var errPatch = errors.New("patch it in place")
+
 // write makes the file temp with e's content: a clone of the live file with
 // only the differences written, where that can be had, else all from the store.
 func (w *worker) write(ctx context.Context, temp string, old, e *replication.Entry) (err error) {
@@ -23,33 +31,80 @@ func (w *worker) write(ctx context.Context, temp string, old, e *replication.Ent
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	keep, err := w.clone(f, old, e)
-	if err != nil {
+	need := e.Chunks
+	cloned := false
+	if live, err := w.live(old, e, os.O_RDONLY); err != nil {
 		return err
+	} else if live != nil {
+		defer live.Close()
+		if cloned, err = tree.Clone(f, live); err != nil {
+			return err
+		}
+		differ := changed(old.Chunks, e.Chunks)
+		switch {
+		case cloned:
+			need = differ
+		case e.Size >= inPlace && total(differ) <= e.Size/2:
+			return errPatch
+		}
 	}
 	if err := f.Truncate(e.Size); err != nil {
 		return err
 	}
-	if keep != nil {
+	if cloned {
 		if err := punchHoles(f, e); err != nil {
 			return err
 		}
 	}
-	for _, c := range e.Chunks {
+	return w.fill(ctx, f, need)
+}
+
+// patch brings the live file from old's content to e's where it lies. Whoever is
+// killed in it finds the journal, and the file's stat is not the known one, or
+// all that was written is written again.
+func (w *worker) patch(ctx context.Context, old, e *replication.Entry) (err error) {
+	if err := w.hook.At("patch " + e.Path); err != nil {
+		return err
+	}
+	f, err := w.live(old, e, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	if f == nil {
+		return fmt.Errorf("%w: somebody else changes it", errPatch)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	w.changed[e.Path] = struct{}{}
+	w.res.Changed++
+	if err := f.Truncate(e.Size); err != nil {
+		return err
+	}
+	if err := punchHoles(f, e); err != nil {
+		return err
+	}
+	if err := w.fill(ctx, f, changed(old.Chunks, e.Chunks)); err != nil {
+		return err
+	}
+	return w.setMeta(e.Path, e)
+}
+
+// fill writes chunks where they belong.
+func (w *worker) fill(ctx context.Context, f *os.File, chunks []replication.Chunk) error {
+	for _, c := range chunks {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
-		}
-		if _, ok := keep[c]; ok {
-			continue
 		}
 		data, err := w.g.Get(c.Hash)
 		if err != nil {
 			return err
 		}
-		if int64(len(data)) != c.Length {
-			return fmt.Errorf("chunk %s is %d bytes long, not %d: %w", c.Hash, len(data), c.Length, replication.ErrFormat)
+		if int64(len(data)) < c.Skip+c.Length {
+			return fmt.Errorf("chunk %s is %d bytes long, and %d are needed: %w", c.Hash, len(data), c.Skip+c.Length, replication.ErrFormat)
 		}
-		if _, err := f.WriteAt(data, c.Offset); err != nil {
+		if err := w.hook.At("fill " + f.Name()); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(data[c.Skip:c.Skip+c.Length], c.Offset); err != nil {
 			return err
 		}
 		w.res.Bytes += c.Length
@@ -57,35 +112,51 @@ func (w *worker) write(ctx context.Context, temp string, old, e *replication.Ent
 	return nil
 }
 
-// clone reflinks the live file into f when its content is sure to be old's and
-// some of that is in e; it returns the chunks that need not be written.
-func (w *worker) clone(f *os.File, old, e *replication.Entry) (map[replication.Chunk]struct{}, error) {
+// live opens the live file at e's path when its content is sure to be old's, and
+// there is more than one chunk to save; else nil.
+func (w *worker) live(old, e *replication.Entry, flags int) (*os.File, error) {
 	if old == nil || old.Type != replication.TypeFile || old.Link != "" || len(old.Chunks) < 2 {
 		return nil, nil
 	}
-	known, ok := w.stats[e.Path]
+	known, ok := w.stats.Get(e.Path)
 	if !ok {
 		return nil, nil
 	}
-	live, err := w.root.Open(e.Path)
+	f, err := w.root.OpenAs(e.Path, flags)
 	if tree.Vanished(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer live.Close()
-	if st, err := tree.FileStat(live); err != nil || st != known {
-		return nil, err
+	if st, err := tree.FileStat(f); err != nil || st != known {
+		return nil, errors.Join(err, f.Close())
 	}
-	if ok, err := tree.Clone(f, live); err != nil || !ok {
-		return nil, err
+	return f, nil
+}
+
+// changed lists the chunks of to whose content from does not have at the same place.
+func changed(from, to []replication.Chunk) (need []replication.Chunk) {
+	for _, c := range to {
+		for len(from) > 0 && from[0].Offset+from[0].Length <= c.Offset {
+			from = from[1:]
+		}
+		if len(from) > 0 {
+			o := from[0]
+			if o.Hash == c.Hash && o.Offset <= c.Offset && o.Offset+o.Length >= c.Offset+c.Length && c.Offset-o.Offset == c.Skip-o.Skip {
+				continue
+			}
+		}
+		need = append(need, c)
 	}
-	keep := make(map[replication.Chunk]struct{}, len(old.Chunks))
-	for _, c := range old.Chunks {
-		keep[c] = struct{}{}
+	return need
+}
+
+func total(chunks []replication.Chunk) (n int64) {
+	for _, c := range chunks {
+		n += c.Length
 	}
-	return keep, nil
+	return n
 }
 
 // gaps calls do for each run of e that no chunk covers.
@@ -117,7 +188,7 @@ func punchHoles(f *os.File, e *replication.Entry) error {
 
 // matches says whether a live file has e's content. How it is laid out in
 // extents does not matter: a hole reads as zeros.
-func matches(ctx context.Context, f *os.File, e *replication.Entry) (bool, error) {
+func matches(ctx context.Context, g Generations, f *os.File, e *replication.Entry) (bool, error) {
 	buf := make([]byte, min(e.Size, replication.ChunkSize))
 	for _, c := range e.Chunks {
 		if ctx.Err() != nil {
@@ -129,8 +200,8 @@ func matches(ctx context.Context, f *os.File, e *replication.Entry) (bool, error
 		} else if err != nil {
 			return false, err
 		}
-		if replication.Hash(blake3.Sum256(b)) != c.Hash {
-			return false, nil
+		if same, err := isChunk(g, b, c); err != nil || !same {
+			return false, err
 		}
 	}
 	same := true
@@ -153,4 +224,16 @@ func matches(ctx context.Context, f *os.File, e *replication.Entry) (bool, error
 		return nil
 	})
 	return same, err
+}
+
+// isChunk says whether b is c's content. A part of a stored run has no hash of its own.
+func isChunk(g Generations, b []byte, c replication.Chunk) (bool, error) {
+	if c.Skip == 0 && replication.Hash(blake3.Sum256(b)) == c.Hash {
+		return true, nil
+	}
+	data, err := g.Get(c.Hash)
+	if err != nil || int64(len(data)) < c.Skip+c.Length {
+		return false, err
+	}
+	return bytes.Equal(b, data[c.Skip:c.Skip+c.Length]), nil
 }

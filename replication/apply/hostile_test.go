@@ -53,7 +53,7 @@ func TestNothingEscapes(t *testing.T) {
 				treetest.Must(t, os.RemoveAll(root+"/planted"))
 				treetest.Must(t, os.Symlink(outside, root+"/planted"))
 				v := func(es ...replication.Entry) []replication.Volume {
-					return []replication.Volume{{Name: "data", Entries: append([]replication.Entry{top}, es...)}}
+					return []replication.Volume{{Name: "data", Entries: listed(append([]replication.Entry{top}, es...))}}
 				}
 				one, two := replication.ID{Term: 1, Seq: 1}, replication.ID{Term: 1, Seq: 2}
 				g := fake{
@@ -107,4 +107,12 @@ func TestDeeperThanPathMax(t *testing.T) {
 	treetest.Must(t, r.applier.SetApplied(replication.ID{}))
 	r.apply(t)
 	r.check(t)
+}
+
+func listed(es []replication.Entry) *replication.Entries {
+	out := replication.NewEntries()
+	for i := range es {
+		out.Set(&es[i])
+	}
+	return out
 }

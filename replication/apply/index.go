@@ -1,46 +1,50 @@
 package apply
 
 import (
-	"slices"
 	"time"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/tree"
 )
 
-// saveEvery is how often the index is written out by itself. One that is older
+// saveEvery is how often the index is written out by itself, the less often the
+// more there is in it: a million files make it 18 minutes. One that is older
 // than the trees only costs reads.
-const saveEvery = time.Minute
+const (
+	saveEvery = time.Minute
+	saveEach  = time.Millisecond
+)
 
 // liveIndex is a tree.Index that is kept up to date path by path.
 type liveIndex struct {
 	at   int64
-	vols map[string]map[string]tree.Stat
+	vols map[string]*tree.Nodes
 }
 
 // loadLive reads the saved index when it is of the generation the trees are at.
 func loadLive(path string, at *replication.Manifest) *liveIndex {
-	l := &liveIndex{vols: map[string]map[string]tree.Stat{}}
+	l := &liveIndex{vols: map[string]*tree.Nodes{}}
 	x := tree.LoadIndex(path)
 	if x == nil || at == nil || x.ID != at.ID {
 		return l
 	}
 	l.at = x.At
-	for name, nodes := range x.Volumes {
-		for _, n := range nodes {
-			l.volume(name)[n.Path] = n.Stat
-		}
-	}
+	l.vols = x.Volumes
 	return l
 }
 
-func (l *liveIndex) volume(name string) map[string]tree.Stat {
-	m := l.vols[name]
-	if m == nil {
-		m = map[string]tree.Stat{}
-		l.vols[name] = m
+func (l *liveIndex) len() (n int) {
+	for _, ns := range l.vols {
+		n += ns.Len()
 	}
-	return m
+	return n
+}
+
+func (l *liveIndex) volume(name string) *tree.Nodes {
+	if l.vols[name] == nil {
+		l.vols[name] = tree.NewNodes()
+	}
+	return l.vols[name]
 }
 
 // update takes the stat of what was changed, or of everything. A path without
@@ -48,20 +52,21 @@ func (l *liveIndex) volume(name string) map[string]tree.Stat {
 // trees, so what was changed in earlier applies needs no second look.
 func (l *liveIndex) update(now time.Time, root *tree.Root, v *replication.Volume, changed map[string]struct{}, all bool) error {
 	l.at = now.UnixNano()
-	m := l.volume(v.Name)
+	ns := l.volume(v.Name)
 	if all {
-		clear(m)
-		for i := range v.Entries {
-			changed[v.Entries[i].Path] = struct{}{}
+		ns = tree.NewNodes()
+		l.vols[v.Name] = ns
+		for e := range v.Entries.All() {
+			changed[e.Path] = struct{}{}
 		}
 	}
 	for path := range changed {
 		st, err := root.Lstat(path)
 		switch {
 		case err == nil:
-			m[path] = st
+			ns.Set(tree.Node{Path: path, Stat: st})
 		case tree.Vanished(err):
-			delete(m, path)
+			ns.Delete(path)
 		default:
 			return err
 		}
@@ -69,15 +74,11 @@ func (l *liveIndex) update(now time.Time, root *tree.Root, v *replication.Volume
 	return nil
 }
 
+// index is a copy that stays as it is.
 func (l *liveIndex) index(id replication.ID) *tree.Index {
-	x := &tree.Index{ID: id, At: l.at, Volumes: map[string][]tree.Node{}}
-	for name, m := range l.vols {
-		nodes := make([]tree.Node, 0, len(m))
-		for path, st := range m {
-			nodes = append(nodes, tree.Node{Path: path, Stat: st})
-		}
-		slices.SortFunc(nodes, func(a, b tree.Node) int { return tree.ComparePaths(a.Path, b.Path) })
-		x.Volumes[name] = nodes
+	x := &tree.Index{ID: id, At: l.at, Volumes: map[string]*tree.Nodes{}}
+	for name, ns := range l.vols {
+		x.Volumes[name] = ns.Clone()
 	}
 	return x
 }
@@ -118,7 +119,7 @@ func (a *Applier) SaveIndex() error {
 }
 
 func (a *Applier) saveIndexLocked(id replication.ID) {
-	if now := a.o.Now(); now.Sub(a.saved) >= saveEvery {
+	if now := a.o.Now(); now.Sub(a.saved) >= saveEvery+time.Duration(a.index.len())*saveEach {
 		a.saved = now
 		if err := a.index.index(id).Save(a.IndexPath()); err != nil {
 			a.o.Logger.Warn("the index of the live trees was not saved; a promotion after a restart reads everything once", "error", err)

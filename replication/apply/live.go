@@ -20,27 +20,23 @@ const unlike = -1
 // liveEntries describes the live tree in terms of want: a file with the wanted
 // content has want's chunks, any other the size unlike. What want does not have
 // is only named. Sockets have type 0.
-func liveEntries(ctx context.Context, root *tree.Root, want []replication.Entry) ([]replication.Entry, error) {
+func liveEntries(ctx context.Context, g Generations, root *tree.Root, want *replication.Entries) (*replication.Entries, error) {
 	nodes, err := root.Scan(ctx)
 	if err != nil {
 		return nil, err
 	}
-	wanted := make(map[string]*replication.Entry, len(want))
-	for i := range want {
-		wanted[want[i].Path] = &want[i]
-	}
 	leads := map[[2]uint64]string{}
-	live := make([]replication.Entry, 0, len(nodes))
+	live := replication.NewEntries()
 	for _, n := range nodes {
 		e := replication.Entry{Path: n.Path, Type: n.Stat.Type()}
-		w := wanted[n.Path]
+		w := want.Get(n.Path)
 		key := [2]uint64{n.Stat.Dev, n.Stat.Ino}
 		lead, linked := leads[key]
 		switch {
 		case linked:
 			e.Link = lead
 		case w != nil && e.Type != 0:
-			if e, err = liveEntry(ctx, root, n, w); err != nil {
+			if e, err = liveEntry(ctx, g, root, n, w); err != nil {
 				return nil, err
 			}
 			fallthrough
@@ -49,12 +45,12 @@ func liveEntries(ctx context.Context, root *tree.Root, want []replication.Entry)
 				leads[key] = n.Path
 			}
 		}
-		live = append(live, e)
+		live.Set(&e)
 	}
 	return live, nil
 }
 
-func liveEntry(ctx context.Context, root *tree.Root, n tree.Node, want *replication.Entry) (replication.Entry, error) {
+func liveEntry(ctx context.Context, g Generations, root *tree.Root, n tree.Node, want *replication.Entry) (replication.Entry, error) {
 	e, err := root.Meta(n.Path, n.Stat)
 	if err != nil || e.Type != replication.TypeFile {
 		return e, err
@@ -68,7 +64,7 @@ func liveEntry(ctx context.Context, root *tree.Root, n tree.Node, want *replicat
 		return e, err
 	}
 	defer f.Close()
-	same, err := matches(ctx, f, want)
+	same, err := matches(ctx, g, f, want)
 	if err != nil {
 		return e, err
 	}
@@ -96,7 +92,7 @@ func (a *Applier) Verify(ctx context.Context, id replication.ID, roots map[strin
 			diffs = append(diffs, fmt.Sprintf("volume %s: not on this node", v.Name))
 			continue
 		}
-		d, err := verifyVolume(ctx, v, roots[v.Name])
+		d, err := verifyVolume(ctx, a.g, v, roots[v.Name])
 		if err != nil {
 			return diffs, fmt.Errorf("volume %s: %w", v.Name, err)
 		}
@@ -105,25 +101,19 @@ func (a *Applier) Verify(ctx context.Context, id replication.ID, roots map[strin
 	return diffs, nil
 }
 
-func verifyVolume(ctx context.Context, v *replication.Volume, path string) (diffs []string, err error) {
+func verifyVolume(ctx context.Context, g Generations, v *replication.Volume, path string) (diffs []string, err error) {
 	root, err := tree.OpenRoot(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	live, err := liveEntries(ctx, root, v.Entries)
+	live, err := liveEntries(ctx, g, root, v.Entries)
 	if err != nil {
 		return nil, err
 	}
-	have := make(map[string]*replication.Entry, len(live))
-	for i := range live {
-		have[live[i].Path] = &live[i]
-	}
 	say := func(path, what string) { diffs = append(diffs, fmt.Sprintf("volume %s, %q: %s", v.Name, path, what)) }
-	for i := range v.Entries {
-		want := &v.Entries[i]
-		got := have[want.Path]
-		delete(have, want.Path)
+	for want := range v.Entries.All() {
+		got := live.Get(want.Path)
 		switch {
 		case got == nil:
 			say(want.Path, "is missing")
@@ -131,14 +121,16 @@ func verifyVolume(ctx context.Context, v *replication.Volume, path string) (diff
 			say(want.Path, "has another type")
 		case got.Link != want.Link:
 			say(want.Path, "is linked otherwise")
-		case !tree.SameContent(got, want):
+		case !got.SameContent(want):
 			say(want.Path, "has other content")
-		case want.Link == "" && !tree.SameMeta(withoutLabels(got), withoutLabels(want)):
+		case want.Link == "" && !withoutLabels(got).SameMeta(withoutLabels(want)):
 			say(want.Path, "has other metadata")
 		}
 	}
-	for path := range maps.Keys(have) {
-		say(path, "should not be there")
+	for got := range live.All() {
+		if v.Entries.Get(got.Path) == nil {
+			say(got.Path, "should not be there")
+		}
 	}
 	return diffs, nil
 }
@@ -176,12 +168,13 @@ func materialize(ctx context.Context, g Generations, v *replication.Volume, path
 		return err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	live, err := liveEntries(ctx, root, v.Entries)
+	live, err := liveEntries(ctx, g, root, v.Entries)
 	if err != nil {
 		return err
 	}
-	w := &worker{root: root, g: g, res: res}
-	if err := w.run(ctx, live, v.Entries); err != nil {
+	w := &worker{root: root, g: g, res: res, from: live, to: v.Entries}
+	put, del := replication.Diff(live, v.Entries)
+	if err := w.run(ctx, put, del); err != nil {
 		return err
 	}
 	return root.Sync()

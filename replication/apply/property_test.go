@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/understudy-ha/understudy/replication/tree/treetest"
+	"github.com/understudy-ha/understudy/replication/watch"
 )
 
 // Random trees, changed at random, restarted and interrupted at random: after
@@ -29,9 +30,26 @@ func TestAnyChangesArrive(t *testing.T) {
 		dir := filepath.Join(mounts[rapid.SampledFrom(treetest.FileSystems).Draw(rt, "fs")], strconv.Itoa(run))
 		defer func() { treetest.Must(t, os.RemoveAll(dir)) }()
 		r := newRig(t, dir)
+		if rapid.Bool().Draw(rt, "hints") {
+			w, err := watch.New(watch.Options{})
+			treetest.Must(t, err)
+			defer func() { treetest.Must(t, w.Close()) }()
+			treetest.Must(t, w.Add("data", r.src))
+			r.hints = w
+		}
+		r.frozen = func() { // what was written at the last moment counts
+			for range rapid.IntRange(0, 3).Draw(rt, "changes before the freeze") {
+				change(rt, r.src)
+			}
+		}
 		for range rapid.IntRange(1, 5).Draw(rt, "cycles") {
 			for range rapid.IntRange(1, 12).Draw(rt, "changes") {
 				change(rt, r.src)
+			}
+			if rapid.IntRange(0, 4).Draw(rt, "lost capture") == 0 {
+				w := r.home.NewPack()
+				_, _ = r.take(w) // its generation is not committed
+				w.Abort()
 			}
 			if !r.capture(t) {
 				continue

@@ -29,11 +29,22 @@ type rig struct {
 	index         *tree.Index
 	next          replication.ID
 	last          *capture.Result
+	capturer      *capture.Capturer
+	hints         capture.Hints
+	frozen        func() // called in each freeze
+}
+
+// Freeze lets the test act in the freeze.
+func (r *rig) Freeze(context.Context) (func() error, error) {
+	if r.frozen != nil {
+		r.frozen()
+	}
+	return func() error { return nil }, nil
 }
 
 func newRig(t testing.TB, dir string) *rig {
 	t.Helper()
-	r := &rig{dir: dir, next: replication.ID{Term: 1, Seq: 1}}
+	r := &rig{dir: dir, capturer: capture.New(capture.Options{}), next: replication.ID{Term: 1, Seq: 1}}
 	for _, d := range []string{"active", "active/_data", "standby", "standby/_data"} {
 		treetest.Must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
 	}
@@ -67,10 +78,7 @@ func (r *rig) capture(t testing.TB) bool {
 	t.Helper()
 	w := r.home.NewPack()
 	defer w.Abort()
-	res, err := capture.New(capture.Options{}).Capture(context.Background(), capture.Request{
-		Volumes: []capture.Volume{{Name: "data", Path: r.src, StageDir: filepath.Join(r.dir, "active/stage")}},
-		Base:    r.base, Index: r.index, Sink: w,
-	})
+	res, err := r.take(w)
 	if errors.Is(err, replication.ErrUnchanged) {
 		r.index = res.Index
 		return false
@@ -78,7 +86,7 @@ func (r *rig) capture(t testing.TB) bool {
 	treetest.Must(t, err)
 	_, err = w.Seal()
 	treetest.Must(t, err)
-	m := &replication.Manifest{Format: replication.FormatVersion, Service: "svc", ID: r.next, Volumes: res.Volumes}
+	m := &replication.Manifest{Format: replication.FormatVersion, Service: "svc", ID: r.next, Volumes: res.Volumes, Delta: res.Delta}
 	if r.base != nil {
 		m.Parent = r.base.ID
 	}
@@ -87,6 +95,13 @@ func (r *rig) capture(t testing.TB) bool {
 	r.base, r.index, r.last = m, res.Index, res
 	r.next.Seq++
 	return true
+}
+
+func (r *rig) take(w capture.Sink) (*capture.Result, error) {
+	return r.capturer.Capture(context.Background(), capture.Request{
+		Volumes: []capture.Volume{{Name: "data", Path: r.src, StageDir: filepath.Join(r.dir, "active/stage")}},
+		Base:    r.base, Index: r.index, Sink: w, Hints: r.hints, Freezer: r,
+	})
 }
 
 // ship sends what the standby lacks, as the wire would.
@@ -100,9 +115,16 @@ func (r *rig) ship(t testing.TB) {
 	for _, p := range packs {
 		treetest.Must(t, r.standby.AcceptPack(r.send(t, p.Path), p.Hash))
 	}
-	path, err := r.home.ManifestPath(r.base.ID)
+	m := *r.base
+	if head, err := r.standby.Head(); err != nil || head != m.Parent || m.Delta != nil && m.Delta.Base != head {
+		treetest.Must(t, err)
+		m.Delta = nil
+	}
+	b, err := store.EncodeManifest(&m)
 	treetest.Must(t, err)
-	treetest.Must(t, r.standby.CommitEncoded(r.send(t, path), r.base.ID))
+	path := filepath.Join(r.standby.IncomingDir(), "sent.manifest")
+	treetest.Must(t, os.WriteFile(path, b, 0o600))
+	treetest.Must(t, r.standby.CommitEncoded(path, r.base.ID))
 }
 
 func (r *rig) send(t testing.TB, path string) string {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/zeebo/blake3"
@@ -15,77 +16,110 @@ import (
 	"github.com/understudy-ha/understudy/replication/tree"
 )
 
-// worker changes one tree from one list of entries to another. All it does is
-// computed from the two lists, and each step makes a path what it has to be,
+// worker changes one tree from some entries to others. All it does is
+// computed from the two, and each step makes a path what it has to be,
 // whatever it was: so all of it can be done again after a kill.
 type worker struct {
 	root     *tree.Root
 	g        Generations
 	hook     durable.Hook
-	stats    map[string]tree.Stat // of files whose content is as from says; for reuse
+	from, to *replication.Entries
+	stats    *tree.Nodes // of files whose content is as from says; for reuse
 	res      *Result
 	changed  map[string]struct{} // paths whose stat is not what it was
 	replaced map[string]struct{} // paths that got a new inode: hard links to them are made again
 	touched  map[string]struct{} // directories whose entries changed: their mtime is set again
 }
 
-// run: removals, then everything in order, then the directories' metadata,
-// because making files in them changes their mtimes.
-func (w *worker) run(ctx context.Context, from, to []replication.Entry) error {
+// run: removals, then what is new or changed in order, then hard links to
+// what was replaced, then the directories' metadata, because making files in them
+// changes their mtimes. put and del are how to differs from from.
+func (w *worker) run(ctx context.Context, put []*replication.Entry, del []string) error {
 	w.changed, w.replaced, w.touched = map[string]struct{}{}, map[string]struct{}{}, map[string]struct{}{}
-	old := make(map[string]*replication.Entry, len(from))
-	for i := range from {
-		old[from[i].Path] = &from[i]
-	}
-	if err := w.remove(ctx, from, to); err != nil {
+	if err := w.remove(ctx, put, del); err != nil {
 		return err
 	}
-	for i := range to {
+	for _, e := range put {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := w.entry(ctx, old[to[i].Path], &to[i]); err != nil {
-			return fmt.Errorf("%q: %w", to[i].Path, err)
+		if err := w.entry(ctx, w.from.Get(e.Path), e); err != nil {
+			return fmt.Errorf("%q: %w", e.Path, err)
 		}
 	}
-	for _, e := range slices.Backward(to) {
-		if e.Type != replication.TypeDir {
-			continue
-		}
-		if err := w.dir(old[e.Path], &e); err != nil {
-			return fmt.Errorf("%q: %w", e.Path, err)
+	if err := w.relink(); err != nil {
+		return err
+	}
+	for _, path := range w.directories(put) {
+		if err := w.dir(w.from.Get(path), w.to.Get(path)); err != nil {
+			return fmt.Errorf("%q: %w", path, err)
 		}
 	}
 	return nil
 }
 
-// remove removes what is not in to, and directories that become something else.
-func (w *worker) remove(ctx context.Context, from, to []replication.Entry) error {
-	want := make(map[string]replication.Type, len(to))
-	for i := range to {
-		want[to[i].Path] = to[i].Type
+// relink makes hard links again whose file is a new inode, and notes those whose
+// file has other metadata: their stat is another too.
+func (w *worker) relink() error {
+	for path := range maps.Clone(w.changed) {
+		_, replaced := w.replaced[path]
+		for l := range w.to.LinksTo(path) {
+			if _, made := w.replaced[l]; made {
+				continue
+			}
+			if !replaced {
+				w.changed[l] = struct{}{}
+				continue
+			}
+			if err := w.link(w.to.Get(l)); err != nil {
+				return fmt.Errorf("%q: %w", l, err)
+			}
+		}
 	}
+	return nil
+}
+
+// directories are those to set the metadata of, what is below before what is above.
+func (w *worker) directories(put []*replication.Entry) []string {
+	dirs := maps.Clone(w.touched)
+	for _, e := range put {
+		if e.Type == replication.TypeDir {
+			dirs[e.Path] = struct{}{}
+		}
+	}
+	// One that was touched by a removal may be gone itself.
+	maps.DeleteFunc(dirs, func(path string, _ struct{}) bool {
+		e := w.to.Get(path)
+		return e == nil || e.Type != replication.TypeDir
+	})
+	return slices.SortedFunc(maps.Keys(dirs), func(a, b string) int { return replication.ComparePaths(b, a) })
+}
+
+// remove removes what is not in to, and directories that become something else.
+func (w *worker) remove(ctx context.Context, put []*replication.Entry, del []string) error {
 	gone := map[string]struct{}{}
-	for i := range from {
+	for _, e := range put {
+		if old := w.from.Get(e.Path); old != nil && old.Type == replication.TypeDir && e.Type != replication.TypeDir {
+			gone[e.Path] = struct{}{}
+		}
+	}
+	for _, path := range del {
+		gone[path] = struct{}{}
+	}
+	for _, path := range slices.SortedFunc(maps.Keys(gone), replication.ComparePaths) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		e := &from[i]
-		t, ok := want[e.Path]
-		if ok && (e.Type != replication.TypeDir || t == replication.TypeDir) {
-			continue
-		}
-		if _, above := gone[tree.Dir(e.Path)]; !above {
-			if err := w.hook.At("remove " + e.Path); err != nil {
+		if _, above := gone[tree.Dir(path)]; !above {
+			if err := w.hook.At("remove " + path); err != nil {
 				return err
 			}
-			if err := w.root.RemoveAll(e.Path); err != nil {
+			if err := w.root.RemoveAll(path); err != nil {
 				return err
 			}
-			w.touch(e.Path)
+			w.touch(path)
 		}
-		gone[e.Path] = struct{}{}
-		w.changed[e.Path] = struct{}{}
+		w.changed[path] = struct{}{}
 		w.res.Changed++
 	}
 	return nil
@@ -102,25 +136,23 @@ func (w *worker) entry(ctx context.Context, old, e *replication.Entry) error {
 		}
 		return w.mkdir(e)
 	case e.Link != "":
-		if _, moved := w.replaced[e.Link]; !moved && old != nil && old.Link == e.Link {
-			w.followed(e)
-			return nil
+		return w.link(e)
+	case old == nil || !old.SameContent(e):
+		err := w.place(e, func(temp string) error { return w.make(ctx, temp, old, e) })
+		if errors.Is(err, errPatch) {
+			return w.patch(ctx, old, e)
 		}
-		return w.place(e, func(temp string) error { return w.root.Link(e.Link, temp) })
-	case old == nil || !tree.SameContent(old, e):
 		w.replaced[e.Path] = struct{}{}
-		return w.place(e, func(temp string) error { return w.make(ctx, temp, old, e) })
-	case !tree.SameMeta(old, e):
+		return err
+	case !old.SameMeta(e):
 		return w.meta(e)
 	}
 	return nil
 }
 
-// followed: a link of a file whose metadata changed has another ctime too.
-func (w *worker) followed(e *replication.Entry) {
-	if _, ok := w.changed[e.Link]; ok {
-		w.changed[e.Path] = struct{}{}
-	}
+func (w *worker) link(e *replication.Entry) error {
+	w.replaced[e.Path] = struct{}{}
+	return w.place(e, func(temp string) error { return w.root.Link(e.Link, temp) })
 }
 
 func (w *worker) mkdir(e *replication.Entry) error {
@@ -217,7 +249,7 @@ func (w *worker) meta(e *replication.Entry) error {
 
 // dir sets a directory's metadata, or only its mtime where nothing else changed.
 func (w *worker) dir(old, e *replication.Entry) error {
-	if old == nil || !tree.SameMeta(old, e) {
+	if old == nil || !old.SameMeta(e) {
 		return w.meta(e)
 	}
 	if _, ok := w.touched[e.Path]; !ok {

@@ -50,8 +50,11 @@ type Options struct {
 
 // Capturer captures; one capture of a volume at a time.
 type Capturer struct {
-	log *slog.Logger
-	now func() time.Time
+	log     *slog.Logger
+	now     func() time.Time
+	pending pending
+	mapped  map[string]map[uint64]string // by volume, see volume.mapped
+	shadows map[string]*shadows          // by volume
 }
 
 // New makes a Capturer.
@@ -62,7 +65,16 @@ func New(o Options) *Capturer {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Capturer{log: o.Logger, now: o.Now}
+	return &Capturer{log: o.Logger, now: o.Now, mapped: map[string]map[uint64]string{}, shadows: map[string]*shadows{}}
+}
+
+// Close gives back what is kept of large files. The Capturer can go on being used.
+func (c *Capturer) Close() error {
+	var errs []error
+	for _, ss := range c.shadows {
+		errs = append(errs, ss.keepOnly(func(*replication.Entry) bool { return false }))
+	}
+	return errors.Join(errs...)
 }
 
 // Request of a capture.
@@ -73,14 +85,17 @@ type Request struct {
 	Freezer   Freezer               // nil: nothing is frozen (containers are stopped)
 	FreezeMax time.Duration         // 0: no bound
 	Sink      Sink
+	Hints     Hints                 // where trees changed; nil: everything is looked at
+	Processes func() ([]int, error) // that may have files mapped: those change without a hint; nil: none
 }
 
-// Result of a capture. Index describes the captured trees and belongs to the
+// Result of a capture. Delta is from Base, nil without one. Index describes the captured trees and belongs to the
 // generation made of Volumes: set Index.ID when that is committed, and keep it
 // for the next capture. With ErrUnchanged it carries Base's ID and may replace
 // the old one at once.
 type Result struct {
 	Volumes   []replication.Volume
+	Delta     *replication.Delta
 	Index     *tree.Index
 	Freeze    time.Duration // how long containers stood still
 	Changed   int           // entries that differ from Base, removals included

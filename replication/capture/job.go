@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,42 +16,41 @@ import (
 	"github.com/understudy-ha/understudy/replication/tree"
 )
 
-// racy is how much older than a scan a file's ctime must be for the next scan
-// to tell a later change: a few ticks of the slowest kernel clock (10 ms).
-const racy = 20 * time.Millisecond
-
 // quiet is how long a file must have been at rest to be worth reading before
-// the freeze. More than racy.
+// the freeze. More than a few ticks of any clock that ctimes come from.
 const quiet = 200 * time.Millisecond
 
 // job is one attempt at a capture.
 type job struct {
-	c    *Capturer
-	r    Request
-	at   int64 // Unix ns, before the last look
-	vols []*volume
-	res  *Result
+	c      *Capturer
+	r      Request
+	at     int64 // Unix ns, before the last look
+	looked bool
+	vols   []*volume
+	res    *Result
 }
 
 // volume is one tree of a job.
 type volume struct {
 	Volume
-	root  *tree.Root
-	base  map[string]*replication.Entry // of Base; empty when it cannot be compared with
-	index map[string]tree.Stat          // of Index, what can be trusted of it
-	racy  map[string]struct{}           // of Index, what looks the same but may have changed
-	nodes []tree.Node                   // of the last look, without sockets
-	skip  int                           // sockets seen
-	dirty []int                         // nodes that must be read, of the last look
-	gone  int                           // entries of base that are not there any more
-	early map[string]reading            // read before the freeze
-	aside []*staged                     // set aside in the freeze
+	root   *tree.Root
+	base   *replication.Entries // of Base; empty when it cannot be compared with
+	index  *tree.Nodes          // of Index; empty when it is not of Base
+	unsure map[string]struct{}  // of Index: what looks the same but may have changed
+
+	now     *tree.Nodes         // the tree as of the last look, sockets included
+	dirty   map[string]struct{} // of now: what is still to be read
+	gone    map[string]struct{} // what Base has and now has not
+	early   map[string]reading  // read before the freeze, and not changed since
+	mapped  map[uint64]string   // inodes that processes map, and where they are in this volume; "": not
+	aside   []*staged           // set aside in the freeze
+	shadows *shadows            // of its large files
 }
 
 // reading is an entry with its content, and the stat it was read at.
 type reading struct {
 	stat  tree.Stat
-	entry replication.Entry
+	entry *replication.Entry
 }
 
 func (j *job) base() replication.ID {
@@ -66,12 +66,19 @@ func (j *job) open() error {
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", v.Name, err)
 		}
-		jv := &volume{Volume: v, root: root, early: map[string]reading{}}
+		jv := &volume{Volume: v, root: root, mapped: j.c.mappedIn(v.Name)}
 		j.vols = append(j.vols, jv)
 		if err := jv.emptyStage(); err != nil {
 			return fmt.Errorf("volume %s: %w", v.Name, err)
 		}
 		jv.compareWith(j.r.Base, j.r.Index)
+		if jv.shadows = j.c.shadows[v.Name]; jv.shadows == nil {
+			jv.shadows = newShadows()
+			j.c.shadows[v.Name] = jv.shadows
+		}
+		if err := jv.shadows.keepOnly(func(e *replication.Entry) bool { return jv.base.Get(e.Path) == e }); err != nil {
+			return fmt.Errorf("volume %s: %w", v.Name, err)
+		}
 	}
 	slices.SortFunc(j.vols, func(a, b *volume) int { return strings.Compare(a.Name, b.Name) })
 	return nil
@@ -113,91 +120,159 @@ func (v *volume) emptyStage() error {
 // compareWith prepares what a look compares with. The index counts only when
 // it is of the base.
 func (v *volume) compareWith(base *replication.Manifest, x *tree.Index) {
-	v.base, v.index, v.racy = map[string]*replication.Entry{}, map[string]tree.Stat{}, map[string]struct{}{}
-	if base == nil {
+	v.early, v.unsure = map[string]reading{}, map[string]struct{}{}
+	if bv := base.Volume(v.Name); bv != nil {
+		v.base = bv.Entries
+	}
+	if base == nil || x == nil || x.ID != base.ID {
 		return
 	}
-	for i := range base.Volumes {
-		if base.Volumes[i].Name != v.Name {
-			continue
-		}
-		es := base.Volumes[i].Entries
-		for k := range es {
-			v.base[es[k].Path] = &es[k]
-		}
-	}
-	if x == nil || x.ID != base.ID {
-		return
-	}
-	for _, n := range x.Volumes[v.Name] {
-		v.index[n.Path] = n.Stat
-		if n.Stat.CtimeNs >= x.At-int64(racy) {
-			v.racy[n.Path] = struct{}{}
-		}
+	v.index = x.Volumes[v.Name]
+	x.FindUnsure()
+	for _, path := range x.Unsure[v.Name] {
+		v.unsure[path] = struct{}{}
 	}
 }
 
-// look scans all trees by stat and finds what must be read.
+// indexed says whether the index describes the base, so that what it does not
+// show to have changed has not.
+func (v *volume) indexed() bool { return v.base != nil && v.index != nil }
+
+// look finds what must be read: by going through what the hints name where these
+// say all, else through the whole tree.
 func (j *job) look(ctx context.Context) error {
 	j.at = j.c.now().UnixNano()
+	hints, mapped := j.c.hints(j.r, j.looked)
+	j.looked = true
 	for _, v := range j.vols {
-		nodes, err := v.root.Scan(ctx)
+		h, sure := hints[v.Name]
+		var err error
+		if sure && !h.All && (v.now != nil || v.indexed()) {
+			err = v.lookAt(ctx, h, mapped)
+		} else {
+			err = errWhole
+		}
+		if errors.Is(err, errWhole) {
+			err = v.lookWhole(ctx)
+		}
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", v.Name, err)
 		}
-		v.nodes = slices.DeleteFunc(nodes, func(n tree.Node) bool { return n.Stat.Type() == 0 })
-		v.skip = len(nodes) - len(v.nodes)
-		v.compare()
 	}
 	return nil
 }
 
-// compare finds the dirty nodes: those that differ from the index or may, and
-// those whose base entry has no content because another path had it.
-func (v *volume) compare() {
-	v.dirty, v.gone = nil, 0
-	leads := v.leaders()
-	known := 0
-	for i, n := range v.nodes {
-		old, inBase := v.base[n.Path]
-		if inBase {
-			known++
-		}
-		if lead, linked := leads[inode(n)]; linked && lead != n.Path {
-			continue // a hard link: its leader is read
-		}
-		_, unsure := v.racy[n.Path]
-		if st, ok := v.index[n.Path]; inBase && ok && st == n.Stat && !unsure && old.Link == "" {
-			continue
-		}
-		v.dirty = append(v.dirty, i)
+// lookWhole scans the tree.
+func (v *volume) lookWhole(ctx context.Context) error {
+	nodes, err := v.root.Scan(ctx)
+	if err != nil {
+		return err
 	}
-	v.gone = len(v.base) - known
+	v.begin()
+	seen := make(map[string]struct{}, len(nodes))
+	for _, n := range nodes {
+		seen[n.Path] = struct{}{}
+		v.found(n)
+	}
+	maps.DeleteFunc(v.early, func(path string, _ reading) bool {
+		_, ok := seen[path]
+		return !ok
+	})
+	for n := range v.index.All() {
+		if _, ok := seen[n.Path]; !ok {
+			v.vanished(n.Path)
+		}
+	}
+	if v.indexed() {
+		return nil
+	}
+	for e := range v.base.All() {
+		if _, ok := seen[e.Path]; !ok {
+			v.vanished(e.Path)
+		}
+	}
+	return nil
 }
 
-type inodeKey struct{ dev, ino uint64 }
+// begin starts from what the index says.
+func (v *volume) begin() {
+	v.now, v.dirty, v.gone = v.index.Clone(), maps.Clone(v.unsure), map[string]struct{}{}
+}
 
-func inode(n tree.Node) inodeKey { return inodeKey{n.Stat.Dev, n.Stat.Ino} }
+// found notes how a path is now.
+func (v *volume) found(n tree.Node) {
+	if now, ok := v.now.Get(n.Path); !ok || now != n.Stat {
+		v.now.Set(n)
+		if !ok {
+			delete(v.mapped, n.Stat.Ino)
+		}
+	}
+	delete(v.gone, n.Path)
+	delete(v.dirty, n.Path)
+	was, ok := v.index.Get(n.Path)
+	old := v.base.Get(n.Path)
+	if n.Stat.Type() == 0 { // a socket
+		if old != nil {
+			v.gone[n.Path] = struct{}{}
+		}
+		return
+	}
+	_, unsure := v.unsure[n.Path]
+	if ok && was == n.Stat && !unsure && old != nil && old.Link == v.linksTo(n) {
+		delete(v.early, n.Path)
+		return
+	}
+	if r, ok := v.early[n.Path]; ok && r.stat == n.Stat {
+		return
+	}
+	delete(v.early, n.Path)
+	v.dirty[n.Path] = struct{}{}
+}
 
-// leaders is, for inodes with several paths, the first of them: the one whose
-// entry has content and metadata.
-func (v *volume) leaders() map[inodeKey]string {
-	m := map[inodeKey]string{}
-	for _, n := range v.nodes {
-		if n.Stat.Nlink > 1 && n.Stat.Type() != replication.TypeDir {
-			if _, ok := m[inode(n)]; !ok {
-				m[inode(n)] = n.Path
+// vanished notes that a path is not there.
+func (v *volume) vanished(path string) {
+	v.now.Delete(path)
+	delete(v.dirty, path)
+	delete(v.early, path)
+	if v.base.Get(path) != nil {
+		v.gone[path] = struct{}{}
+	}
+}
+
+// todo is what is dirty, in order.
+func (v *volume) todo() []string {
+	return slices.SortedFunc(maps.Keys(v.dirty), replication.ComparePaths)
+}
+
+// node is a path of now.
+func (v *volume) node(path string) tree.Node {
+	st, _ := v.now.Get(path)
+	return tree.Node{Path: path, Stat: st}
+}
+
+// linksTo is, for a path of an inode that has several, the first of them where
+// that is another: the one whose entry has content and metadata. Else "".
+func (v *volume) linksTo(n tree.Node) string {
+	if lead := v.now.Leader(n.Path, n.Stat); lead != n.Path {
+		return lead
+	}
+	return ""
+}
+
+// index is the result's index.
+func (j *job) index(id replication.ID) *tree.Index {
+	x := &tree.Index{ID: id, At: j.at, Volumes: map[string]*tree.Nodes{}, Unsure: map[string][]string{}}
+	for _, v := range j.vols {
+		x.Volumes[v.Name] = v.now
+		// What was not found dirty was older than the look that the index came from.
+		for path := range v.dirty {
+			if st, ok := v.now.Get(path); ok && st.Unsure(j.at) {
+				x.Unsure[v.Name] = append(x.Unsure[v.Name], path)
 			}
 		}
 	}
-	return m
-}
-
-// index is the result's index; racy nodes are told by At.
-func (j *job) index(id replication.ID) *tree.Index {
-	x := &tree.Index{ID: id, At: j.at, Volumes: map[string][]tree.Node{}}
-	for _, v := range j.vols {
-		x.Volumes[v.Name] = v.nodes
+	if j.r.Hints != nil {
+		j.c.pending.next = x
 	}
 	return x
 }

@@ -7,8 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"strconv"
+	"slices"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/tree"
@@ -20,23 +19,17 @@ func (j *job) unchanged(ctx context.Context) (bool, error) {
 	if j.r.Base == nil || len(j.r.Base.Volumes) != len(j.vols) {
 		return false, nil
 	}
-	for k, v := range j.vols {
-		if j.r.Base.Volumes[k].Name != v.Name || v.gone > 0 || v.skip != j.r.Base.Volumes[k].Skipped {
-			return false, nil
-		}
-		for _, i := range v.dirty {
-			n := v.nodes[i]
-			if _, unsure := v.racy[n.Path]; !unsure || v.index[n.Path] != n.Stat {
-				return false, nil
-			}
-		}
-		if !v.linksAsBase() {
+	for _, v := range j.vols {
+		if !v.looksAs(j.r.Base.Volume(v.Name)) {
 			return false, nil
 		}
 	}
 	for _, v := range j.vols {
-		for _, i := range v.dirty {
-			n := v.nodes[i]
+		for _, path := range v.todo() {
+			n := v.node(path)
+			if v.linksTo(n) != "" {
+				continue
+			}
 			e, err := j.readNow(ctx, v, n, func(replication.Hash, []byte) error { return nil })
 			if errors.Is(err, errMoved) {
 				return false, nil
@@ -44,7 +37,7 @@ func (j *job) unchanged(ctx context.Context) (bool, error) {
 			if err != nil {
 				return false, err
 			}
-			if !tree.Equal(e, v.base[n.Path]) {
+			if !e.Equal(v.base.Get(path)) {
 				return false, nil
 			}
 		}
@@ -52,19 +45,16 @@ func (j *job) unchanged(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// linksAsBase: every path is in Base and links as it did there.
-func (v *volume) linksAsBase() bool {
-	leads := v.leaders()
-	for _, n := range v.nodes {
-		old, ok := v.base[n.Path]
-		if !ok {
-			return false
-		}
-		want := ""
-		if lead, linked := leads[inode(n)]; linked && lead != n.Path {
-			want = lead
-		}
-		if old.Link != want {
+// looksAs: to stat, the volume is as in Base.
+func (v *volume) looksAs(base *replication.Volume) bool {
+	if base == nil || len(v.gone) > 0 || v.now.Sockets() != base.Skipped {
+		return false
+	}
+	for path := range v.dirty {
+		n := v.node(path)
+		was, _ := v.index.Get(path)
+		_, unsure := v.unsure[path]
+		if old := v.base.Get(path); !unsure || was != n.Stat || old == nil || old.Link != v.linksTo(n) {
 			return false
 		}
 	}
@@ -78,9 +68,9 @@ func (v *volume) linksAsBase() bool {
 func (j *job) readQuiet(ctx context.Context) error {
 	before := j.at - int64(quiet)
 	for _, v := range j.vols {
-		for _, i := range v.dirty {
-			n := v.nodes[i]
-			if n.Stat.CtimeNs >= before {
+		for _, path := range v.todo() {
+			n := v.node(path)
+			if n.Stat.CtimeNs >= before || v.linksTo(n) != "" {
 				continue
 			}
 			e, err := j.readNow(ctx, v, n, j.put)
@@ -90,7 +80,8 @@ func (j *job) readQuiet(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			v.early[n.Path] = reading{stat: n.Stat, entry: *e}
+			v.early[path] = reading{stat: n.Stat, entry: e}
+			delete(v.dirty, path)
 		}
 	}
 	return nil
@@ -118,10 +109,7 @@ func (j *job) readNow(ctx context.Context, v *volume, n tree.Node, emit func(rep
 		if err := tree.Flush(f); err != nil {
 			return nil, err
 		}
-		var read int64
-		e.Chunks, read, err = tree.ReadChunks(ctx, f, n.Stat.Size, emit)
-		j.res.BytesRead += read
-		if err != nil {
+		if err := j.readContent(ctx, v, f, &e, emit); err != nil {
 			return nil, moved(v, n, err)
 		}
 	}
@@ -130,6 +118,39 @@ func (j *job) readNow(ctx context.Context, v *volume, n tree.Node, emit func(rep
 		return nil, moved(v, n, errors.Join(err, errMoved))
 	}
 	return &e, nil
+}
+
+// readContent reads a file where it lies, a large one from a clone if there can be one.
+func (j *job) readContent(ctx context.Context, v *volume, f *os.File, e *replication.Entry, emit func(replication.Hash, []byte) error) error {
+	if e.Size < largeFile {
+		cs, read, err := tree.ReadChunks(ctx, f, e.Size, emit)
+		e.Chunks = cs
+		j.res.BytesRead += read
+		return err
+	}
+	clone, cloned, err := v.clone(f)
+	if err != nil {
+		return err
+	}
+	if cloned {
+		return j.readLarge(ctx, v, clone, true, e, emit)
+	}
+	return errors.Join(clone.Close(), j.readLarge(ctx, v, f, false, e, emit))
+}
+
+// clone clones src into a file of the stage that has no name, so that it goes with
+// this process; empty where the file system cannot.
+func (v *volume) clone(src *os.File) (f *os.File, cloned bool, err error) {
+	if f, err = os.CreateTemp(v.StageDir, ""); err != nil {
+		return nil, false, err
+	}
+	if err = os.Remove(f.Name()); err == nil {
+		cloned, err = tree.Clone(f, src) // flushes
+	}
+	if err != nil {
+		return nil, false, errors.Join(err, f.Close())
+	}
+	return f, cloned, nil
 }
 
 // moved turns what happens to a path that others change into errMoved.
@@ -142,10 +163,10 @@ func moved(v *volume, n tree.Node, err error) error {
 
 // staged is a dirty node as it was in the freeze.
 type staged struct {
-	at    int // in volume.nodes
-	entry replication.Entry
-	file  *os.File // its content, a clone or a copy; nil: entry is complete but for small
-	small [][]byte // content of a small file, one for each of entry's chunks
+	entry  *replication.Entry
+	file   *os.File // its content, a clone or a copy; nil: entry is complete but for small
+	cloned bool
+	small  [][]byte // content of a small file, one for each of entry's chunks
 }
 
 func (s *staged) close() error {
@@ -154,7 +175,7 @@ func (s *staged) close() error {
 	}
 	f := s.file
 	s.file = nil
-	return errors.Join(f.Close(), os.Remove(f.Name()))
+	return f.Close()
 }
 
 // Small files are kept in memory: that is cheaper than a file in the stage.
@@ -167,22 +188,23 @@ const (
 func (j *job) setAside(ctx context.Context) error {
 	budget := int64(smallBudget)
 	for _, v := range j.vols {
-		for _, i := range v.dirty {
+		for _, path := range v.todo() {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			n := v.nodes[i]
-			s := &staged{at: i}
+			n := v.node(path)
+			s := &staged{}
 			v.aside = append(v.aside, s)
-			if early, ok := v.early[n.Path]; ok && early.stat == n.Stat {
-				s.entry = early.entry
+			if lead := v.linksTo(n); lead != "" {
+				s.entry = &replication.Entry{Path: path, Type: n.Stat.Type(), Link: lead}
 				continue
 			}
-			var err error
-			if s.entry, err = v.root.Meta(n.Path, n.Stat); err != nil {
+			e, err := v.root.Meta(path, n.Stat)
+			if err != nil {
 				return moved(v, n, err)
 			}
-			if s.entry.Type == replication.TypeFile && n.Stat.Size > 0 {
+			s.entry = &e
+			if e.Type == replication.TypeFile && n.Stat.Size > 0 {
 				if err := j.setAsideFile(ctx, v, n, s, &budget); err != nil {
 					return moved(v, n, err)
 				}
@@ -209,15 +231,10 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 		})
 		return errors.Join(err, unmoved(src, n))
 	}
-	s.file, err = os.OpenFile(filepath.Join(v.StageDir, strconv.Itoa(len(v.aside))), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	if s.file, s.cloned, err = v.clone(src); err != nil {
 		return err
 	}
-	cloned, err := tree.Clone(s.file, src) // flushes
-	if err != nil {
-		return err
-	}
-	if cloned {
+	if s.cloned {
 		j.res.Cloned++
 		return unmoved(src, n)
 	}
@@ -239,50 +256,62 @@ func unmoved(f *os.File, n tree.Node) error {
 
 // read hashes what was set aside and puts the result's volumes together.
 func (j *job) read(ctx context.Context) error {
+	base := j.r.Base
+	d := &replication.Delta{}
 	for _, v := range j.vols {
-		entries := make([]replication.Entry, len(v.nodes))
 		for _, s := range v.aside {
-			if err := j.readStaged(ctx, s); err != nil {
+			if err := j.readStaged(ctx, v, s); err != nil {
 				return fmt.Errorf("volume %s, %q: %w", v.Name, s.entry.Path, err)
 			}
-			entries[s.at] = s.entry
 		}
-		leads := v.leaders()
-		for i, n := range v.nodes {
-			if lead, linked := leads[inode(n)]; linked && lead != n.Path {
-				entries[i] = replication.Entry{Path: n.Path, Type: n.Stat.Type(), Link: lead}
-			} else if entries[i].Path == "" {
-				entries[i] = *v.base[n.Path]
-			}
-			if old, ok := v.base[n.Path]; !ok || !tree.Equal(old, &entries[i]) {
-				j.res.Changed++
+		to, vd := v.result()
+		j.res.Volumes = append(j.res.Volumes, to)
+		if old := base.Volume(v.Name); old == nil || old.Skipped != to.Skipped || len(vd.Put)+len(vd.Del) > 0 {
+			d.Volumes = append(d.Volumes, vd)
+		}
+	}
+	if base != nil {
+		d.Base, d.BaseSum = base.ID, base.Sum()
+		for i := range base.Volumes {
+			name := base.Volumes[i].Name
+			if !slices.ContainsFunc(j.vols, func(v *volume) bool { return v.Name == name }) {
+				d.Gone = append(d.Gone, name)
 			}
 		}
-		j.res.Changed += v.gone
-		j.res.Volumes = append(j.res.Volumes, replication.Volume{Name: v.Name, Entries: entries, Skipped: v.skip})
+		j.res.Delta = d
 	}
-	if b := j.r.Base; b != nil {
-		j.res.Changed += volumesDiffer(b.Volumes, j.res.Volumes)
-	}
+	j.res.Changed = d.Changes()
 	return nil
 }
 
-// volumesDiffer counts volumes that came or went; one without an entry of its own to show it.
-func volumesDiffer(a, b []replication.Volume) (n int) {
-	names := map[string]int{}
-	for _, v := range a {
-		names[v.Name] = v.Skipped + 1
-	}
-	for _, v := range b {
-		if names[v.Name] != v.Skipped+1 {
-			n++
+// result is the volume as it is now, and how that differs from Base.
+func (v *volume) result() (replication.Volume, replication.VolumeDelta) {
+	to := replication.Volume{Name: v.Name, Entries: v.base.Clone(), Skipped: v.now.Sockets()}
+	d := replication.VolumeDelta{Name: v.Name, Skipped: to.Skipped}
+	put := func(e *replication.Entry) {
+		if old := v.base.Get(e.Path); old == nil || !old.Equal(e) {
+			to.Entries.Set(e)
+			d.Put = append(d.Put, e)
+		} else {
+			v.shadows.rename(e, old)
 		}
-		delete(names, v.Name)
 	}
-	return n + len(names)
+	for path := range v.gone {
+		to.Entries.Delete(path)
+		d.Del = append(d.Del, path)
+	}
+	for _, r := range v.early {
+		put(r.entry)
+	}
+	for _, s := range v.aside {
+		put(s.entry)
+	}
+	slices.SortFunc(d.Put, func(a, b *replication.Entry) int { return replication.ComparePaths(a.Path, b.Path) })
+	slices.SortFunc(d.Del, replication.ComparePaths)
+	return to, d
 }
 
-func (j *job) readStaged(ctx context.Context, s *staged) (err error) {
+func (j *job) readStaged(ctx context.Context, v *volume, s *staged) (err error) {
 	for k, data := range s.small {
 		j.res.BytesRead += int64(len(data))
 		if err := j.put(s.entry.Chunks[k].Hash, data); err != nil {
@@ -292,6 +321,13 @@ func (j *job) readStaged(ctx context.Context, s *staged) (err error) {
 	s.small = nil
 	if s.file == nil {
 		return nil
+	}
+	if s.entry.Size >= largeFile {
+		err := j.readLarge(ctx, v, s.file, s.cloned, s.entry, j.put)
+		if s.cloned {
+			s.file = nil // a shadow now
+		}
+		return errors.Join(err, s.close())
 	}
 	var read int64
 	s.entry.Chunks, read, err = tree.ReadChunks(ctx, s.file, s.entry.Size, j.put)

@@ -30,7 +30,12 @@ func (h Hook) At(step string) error {
 // WriteFile replaces path by data, atomically and durably. Steps: write, sync,
 // rename, syncdir, each followed by the base name. A leftover of a killed
 // write is named ".<base>.tmp*" and swept by [SweepTemp].
-func WriteFile(path string, data []byte, mode fs.FileMode, hook Hook) (err error) {
+func WriteFile(path string, data []byte, mode fs.FileMode, hook Hook) error {
+	return WriteFileTimes(path, data, mode, time.Time{}, hook)
+}
+
+// WriteFileTimes is WriteFile of a file with that modification time; zero: now.
+func WriteFileTimes(path string, data []byte, mode fs.FileMode, mtime time.Time, hook Hook) (err error) {
 	base := filepath.Base(path)
 	if err := hook.At("write " + base); err != nil {
 		return err
@@ -47,6 +52,9 @@ func WriteFile(path string, data []byte, mode fs.FileMode, hook Hook) (err error
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Chmod(mode)
+	}
+	if err == nil && !mtime.IsZero() {
+		err = os.Chtimes(f.Name(), time.Time{}, mtime)
 	}
 	if err == nil {
 		err = hook.At("sync " + base)

@@ -55,6 +55,8 @@ type Engine struct {
 	head      *replication.Manifest // the head, decoded; its ID says whether it is current
 	freezes   []time.Duration       // the newest freezeWindow, in order
 	lastPrune time.Time
+
+	watcher *watcher // held by work
 }
 
 const freezeWindow = 512
@@ -75,7 +77,11 @@ func Open(o Options) (*Engine, error) {
 // Close releases the store's files.
 func (e *Engine) Close() error {
 	e.saving.Wait()
-	return errors.Join(e.applier.SaveIndex(), e.store.Close())
+	e.work.Lock()
+	e.unwatch()
+	closed := e.capturer.Close()
+	e.work.Unlock()
+	return errors.Join(closed, e.applier.SaveIndex(), e.store.Close())
 }
 
 // Store is the service's store, for shipping from it.
@@ -137,7 +143,7 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 	asOf := time.Now()
 	res, err := e.capturer.Capture(ctx, capture.Request{
 		Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base),
-		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Sink: pack,
+		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Sink: pack, Hints: e.hints(r), Processes: r.Processes,
 	})
 	captured := time.Now()
 	unchanged := errors.Is(err, replication.ErrUnchanged)
@@ -149,7 +155,7 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 		if sameBut(base, r) {
 			return replication.SealResult{ID: base.ID, AsOf: asOf}, e.settled(r, base.ID)
 		}
-		res.Volumes = base.Volumes
+		res.Volumes, res.Delta = base.Volumes, &replication.Delta{Base: base.ID, BaseSum: base.Sum()}
 	}
 	e.noteFreeze(res.Freeze)
 	m := next(base, r, res, e.store.Service(), asOf)
@@ -176,6 +182,7 @@ func (e *Engine) settled(r replication.SealRequest, id replication.ID) error {
 	if r.Freezer != nil {
 		return nil
 	}
+	e.unwatch()
 	e.mu.Lock()
 	index := e.index
 	e.mu.Unlock()
@@ -264,7 +271,7 @@ func volumes(roots map[string]string) []capture.Volume {
 func next(base *replication.Manifest, r replication.SealRequest, res *capture.Result, service string, asOf time.Time) *replication.Manifest {
 	m := &replication.Manifest{
 		Format: replication.FormatVersion, Service: service, ID: replication.ID{Term: r.Term, Seq: 1},
-		CapturedAt: asOf, FreezeNs: int64(res.Freeze), Final: r.Final, Definition: r.Definition, Images: r.Images, Volumes: res.Volumes,
+		CapturedAt: asOf, FreezeNs: int64(res.Freeze), Final: r.Final, Definition: r.Definition, Images: r.Images, Volumes: res.Volumes, Delta: res.Delta,
 	}
 	if base != nil {
 		m.Parent = base.ID

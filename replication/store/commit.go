@@ -19,14 +19,19 @@ func (s *Store) manifestFile(id replication.ID) string {
 }
 
 // Commit seals m in the store: DESIGN.md's rules. All its chunks must be in
-// packs. ErrStaleTerm, ErrWrongParent, ErrMissingChunks, ErrBadPath, ErrFormat.
+// packs. It is kept as a delta where m.Delta is from the head, which is its parent.
+// ErrStaleTerm, ErrWrongParent, ErrMissingChunks, ErrBadPath, ErrFormat.
 // Committing the head again, with the same content, is a success.
 func (s *Store) Commit(m *replication.Manifest) error {
-	b, err := EncodeManifest(m)
+	kept := *m
+	if kept.Delta != nil && (kept.Delta.Base != m.Parent || m.Parent.IsZero()) {
+		kept.Delta = nil
+	}
+	b, err := EncodeManifest(&kept)
 	if err != nil {
 		return err
 	}
-	return s.locked(func() error { return s.commitLocked(m, b) })
+	return s.locked(func() error { return s.commitLocked(&kept, b) })
 }
 
 // CommitEncoded is Commit of an encoded manifest in the file at path, which must
@@ -36,17 +41,35 @@ func (s *Store) CommitEncoded(path string, id replication.ID) error {
 	if err != nil {
 		return fmt.Errorf("generation %s: %w", id, err)
 	}
-	m, err := DecodeManifest(b)
+	err = s.locked(func() error {
+		m, err := DecodeManifest(b, s.baseLocked(b))
+		if err != nil {
+			return fmt.Errorf("generation %s: %w", id, err)
+		}
+		if m.ID != id {
+			return fmt.Errorf("generation %s: %w: the manifest says it is %s", id, replication.ErrFormat, m.ID)
+		}
+		return s.commitLocked(m, b)
+	})
 	if err != nil {
-		return fmt.Errorf("generation %s: %w", id, err)
-	}
-	if m.ID != id {
-		return fmt.Errorf("generation %s: %w: the manifest says it is %s", id, replication.ErrFormat, m.ID)
-	}
-	if err := s.locked(func() error { return s.commitLocked(m, b) }); err != nil {
 		return err
 	}
 	return os.Remove(path) // the bytes that were verified are kept in a file of their own
+}
+
+// baseLocked finds the generation that an arriving delta is from. Only the head
+// can be its parent; the head's own delta, sent again, is from the head's parent.
+func (s *Store) baseLocked(b []byte) func(*replication.Delta) (*replication.Manifest, error) {
+	return func(d *replication.Delta) (*replication.Manifest, error) {
+		head, err := s.Head()
+		if err != nil {
+			return nil, err
+		}
+		if d.Base != head && !s.sameLocked(head, b) {
+			return nil, fmt.Errorf("%w: a delta from %s, the head here is %s", replication.ErrWrongParent, d.Base, head)
+		}
+		return s.Load(d.Base)
+	}
 }
 
 func readIncoming(path string) ([]byte, error) {
@@ -69,7 +92,11 @@ func (s *Store) commitLocked(m *replication.Manifest, b []byte) error {
 	if err := s.placeLocked(m.ID, b); err != nil {
 		return err
 	}
-	return s.setHeadLocked(m.ID)
+	if err := s.setHeadLocked(m.ID); err != nil {
+		return err
+	}
+	s.loaded.keep(s.manifestFile(m.ID), m)
+	return nil
 }
 
 // checkLocked is every rule of a commit; done: it is the head already.
@@ -97,6 +124,9 @@ func (s *Store) checkLocked(m *replication.Manifest, b []byte) (done bool, err e
 	if head == m.ID {
 		return false, fmt.Errorf("generation %s: %w: it is committed with other content", m.ID, replication.ErrWrongParent)
 	}
+	if m.Delta != nil && m.Delta.Base != m.Parent {
+		return false, fmt.Errorf("generation %s: %w: its parent is %s and its delta is from %s", m.ID, replication.ErrWrongParent, m.Parent, m.Delta.Base)
+	}
 	if !head.IsZero() && m.Parent != head {
 		return false, fmt.Errorf("generation %s: %w: its parent is %s, the head here is %s", m.ID, replication.ErrWrongParent, m.Parent, head)
 	}
@@ -108,41 +138,51 @@ func (s *Store) sameLocked(id replication.ID, b []byte) bool {
 	return err == nil && bytes.Equal(old, b)
 }
 
-// checkChunks makes sure that all content is in packs, with the lengths m claims.
+// checkChunks makes sure that all content is in packs, and as long as m needs it.
+// What a delta does not touch was checked when its base was committed, and is
+// looked at again where packs were lost since.
 func (s *Store) checkChunks(m *replication.Manifest) error {
-	missing, total := 0, 0
+	lost, err := s.index.lost()
+	if err != nil {
+		return err
+	}
+	whole := *m
+	if lost != s.checked.Load() {
+		whole.Delta = nil
+	}
+	if err := s.checkAdded(&whole); err != nil {
+		return err
+	}
+	s.checked.Store(lost)
+	return nil
+}
+
+func (s *Store) checkAdded(m *replication.Manifest) error {
+	var cs []replication.Chunk
+	newChunks(m, func(c replication.Chunk) { cs = append(cs, c) })
+	hs := make([]replication.Hash, len(cs))
+	for i, c := range cs {
+		hs[i] = c.Hash
+	}
+	missing, at := 0, 0
 	var first, wrong replication.Hash
-	for i := range m.Volumes {
-		for j := range m.Volumes[i].Entries {
-			cs := m.Volumes[i].Entries[j].Chunks
-			hs := make([]replication.Hash, len(cs))
-			for k, c := range cs {
-				hs[k] = c.Hash
+	err := s.index.findAll(hs, func(h replication.Hash, w where, ok bool) {
+		switch {
+		case !ok:
+			if missing == 0 {
+				first = h
 			}
-			if len(hs) == 0 {
-				continue
-			}
-			k := 0
-			err := s.index.findAll(hs, func(h replication.Hash, w where, ok bool) {
-				switch {
-				case !ok:
-					if missing == 0 {
-						first = h
-					}
-					missing++
-				case int64(w.chunk().raw) != cs[k].Length:
-					wrong = h
-				}
-				k++
-				total++
-			})
-			if err != nil {
-				return err
-			}
+			missing++
+		case int64(w.chunk().raw) < cs[at].Skip+cs[at].Length:
+			wrong = h
 		}
+		at++
+	})
+	if err != nil {
+		return err
 	}
 	if missing > 0 {
-		return fmt.Errorf("generation %s: %w: %d of %d, the first %s", m.ID, replication.ErrMissingChunks, missing, total, first)
+		return fmt.Errorf("generation %s: %w: %d of %d, the first %s", m.ID, replication.ErrMissingChunks, missing, len(hs), first)
 	}
 	if wrong != (replication.Hash{}) {
 		return fmt.Errorf("generation %s: %w: chunk %s is not as long as the manifest says", m.ID, replication.ErrFormat, wrong)

@@ -9,15 +9,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/durable"
 )
 
-// ManifestPath is the file of a committed generation in its encoded form, to be
-// shipped. ErrNotFound.
-func (s *Store) ManifestPath(id replication.ID) (string, error) {
+// committedFile is the manifest of a committed generation. ErrNotFound.
+func (s *Store) committedFile(id replication.ID) (string, error) {
 	head, err := s.Head()
 	if err != nil {
 		return "", err
@@ -31,32 +31,120 @@ func (s *Store) ManifestPath(id replication.ID) (string, error) {
 	return path, err
 }
 
-// Load reads a committed generation. ErrNotFound.
+// Load gives a committed generation with its volumes. Near a generation that was loaded
+// or committed before, it costs what lies between. It is shared: read only. ErrNotFound.
 func (s *Store) Load(id replication.ID) (*replication.Manifest, error) {
-	path, err := s.ManifestPath(id)
+	path, err := s.committedFile(id)
 	if err != nil {
 		return nil, err
 	}
-	m, err := loadManifest(path)
-	if err == nil && m.ID != id {
-		err = fmt.Errorf("%s: %w: the manifest says it is %s", path, replication.ErrFormat, m.ID)
-	}
-	return m, err
+	return s.load(path, id)
 }
 
-func loadManifest(path string) (*replication.Manifest, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", path, replication.ErrNotFound)
+// maxDeltas is how many deltas a generation may be away from a whole manifest:
+// beyond any policy that keeps each of a day's.
+const maxDeltas = 1 << 17
+
+// load goes back from delta to delta until it finds a whole manifest or one that is
+// loaded already, and from there forward again.
+func (s *Store) load(path string, id replication.ID) (*replication.Manifest, error) {
+	type delta struct {
+		m    *replication.Manifest
+		sum  replication.Hash
+		path string
 	}
-	if err != nil {
-		return nil, err
+	var deltas []delta
+	var m *replication.Manifest
+	for at, file := id, path; m == nil; {
+		if m = s.loaded.get(file); m != nil {
+			break
+		}
+		b, err := os.ReadFile(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%s: %w", file, replication.ErrNotFound)
+		}
+		if err != nil {
+			return nil, err
+		}
+		got, sum, err := decode(b)
+		if err == nil && got.ID != at {
+			err = fmt.Errorf("%w: the manifest says it is %s", replication.ErrFormat, got.ID)
+		}
+		if err == nil && got.Delta == nil {
+			err = checkSum(got, sum)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		if got.Delta == nil {
+			m = got
+			s.loaded.keep(file, m)
+			break
+		}
+		if len(deltas) == maxDeltas {
+			return nil, fmt.Errorf("%s: %w: more than %d deltas in a row", path, replication.ErrFormat, maxDeltas)
+		}
+		deltas = append(deltas, delta{got, sum, file})
+		at, file = got.Delta.Base, s.manifestFile(got.Delta.Base)
 	}
-	m, err := DecodeManifest(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+	for _, d := range slices.Backward(deltas) {
+		err := resolve(d.m, m)
+		if err == nil {
+			err = checkSum(d.m, d.sum)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", d.path, err)
+		}
+		m = d.m
+	}
+	if len(deltas) > 0 {
+		s.loaded.keep(path, m)
 	}
 	return m, nil
+}
+
+// loaded are the manifests at hand: the newest, and the one before it, which an
+// apply comes from. A file is known by its stat, as another process may put
+// another in its place.
+type loaded struct {
+	mu   sync.Mutex   // guards kept
+	kept []loadedFile // the last one used is last
+}
+
+type loadedFile struct {
+	path string
+	stat fs.FileInfo
+	m    *replication.Manifest
+}
+
+const maxLoaded = 2
+
+func (l *loaded) get(path string) *replication.Manifest {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.kept {
+		if f.path != path {
+			continue
+		}
+		if fi, err := os.Lstat(path); err == nil && os.SameFile(fi, f.stat) && fi.ModTime().Equal(f.stat.ModTime()) && fi.Size() == f.stat.Size() {
+			return f.m
+		}
+	}
+	return nil
+}
+
+func (l *loaded) keep(path string, m *replication.Manifest) {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.kept = slices.DeleteFunc(l.kept, func(f loadedFile) bool { return f.path == path })
+	if len(l.kept) == maxLoaded {
+		l.kept = slices.Delete(l.kept, 0, 1)
+	}
+	l.kept = append(l.kept, loadedFile{path, fi, m})
 }
 
 // Generations lists what is committed, oldest first; the head is the last.
@@ -98,9 +186,9 @@ type Diverged struct {
 }
 
 // Diverge archives m, whose chunks must be in packs, and returns its name.
-// It sets m.Diverged. Archiving the same content again returns the same name.
+// It sets m.Diverged, and is kept whole: what it came from may go. Archiving the same content again returns the same name.
 func (s *Store) Diverge(m *replication.Manifest) (name string, err error) {
-	m.Diverged = true
+	m.Diverged, m.Delta = true, nil
 	b, err := EncodeManifest(m)
 	if err != nil {
 		return "", err
@@ -175,5 +263,19 @@ func (s *Store) LoadDiverged(name string) (*replication.Manifest, error) {
 	if _, err := parseDiverged(name); err != nil {
 		return nil, err
 	}
-	return loadManifest(s.divergedFile(name))
+	path := s.divergedFile(name)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", path, replication.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := DecodeManifest(b, func(*replication.Delta) (*replication.Manifest, error) {
+		return nil, fmt.Errorf("%w: a diverged generation is kept whole", replication.ErrFormat)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return m, nil
 }

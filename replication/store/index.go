@@ -44,6 +44,7 @@ type chunkIndex struct {
 	chunks map[replication.Hash]where
 	mtime  time.Time // of the directory at the last scan
 	at     time.Time // of the last scan
+	losses uint64    // how often packs went, or could not be read
 }
 
 // racy is how close to a scan a directory's change may be and still get the
@@ -83,6 +84,7 @@ func (x *chunkIndex) refreshLocked() error {
 			continue
 		}
 		if err != nil { // its chunks count as missing and will be sent again
+			x.losses++
 			x.log.Error("a pack of the store cannot be read; its content counts as missing", "pack", e.Name(), "error", err)
 		}
 		x.addLocked(p)
@@ -114,6 +116,7 @@ func (x *chunkIndex) dropLocked(present map[replication.Hash]struct{}) {
 	if !gone {
 		return
 	}
+	x.losses++
 	x.chunks = make(map[replication.Hash]where, len(x.chunks))
 	for _, p := range x.packs {
 		x.addLocked(p)
@@ -129,6 +132,14 @@ func (x *chunkIndex) find(h replication.Hash) (where, bool, error) {
 	}
 	w, ok := x.chunks[h]
 	return w, ok, nil
+}
+
+// lost changes when packs were lost, after a look at the directory; never 0.
+func (x *chunkIndex) lost() (uint64, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	err := x.refreshLocked()
+	return x.losses + 1, err
 }
 
 // findAll calls f for each of hs, with one look at the directory.
@@ -164,6 +175,7 @@ func (x *chunkIndex) forget() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.packs, x.chunks = nil, nil
+	x.losses++
 }
 
 func packName(h replication.Hash) string { return h.String() + packSuffix }

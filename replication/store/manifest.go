@@ -16,14 +16,16 @@ import (
 
 // A manifest's encoded form:
 //
-//	magic "USMF", version (1 byte), zstd( header, entry, entry, … ), BLAKE3-256 of all before it
+//	magic "USMF", version (1 byte), zstd( header, item, item, … ), BLAKE3-256 of all before it
 //
-// header and entries are CBOR items one after the other (RFC 8742), so that a
+// Header and items are CBOR (RFC 8742), one after the other, so that a
 // reader validates each before it makes room for the next: hostile bytes cost
-// little more memory than they are long.
+// little more memory than they are long. The items of a whole manifest are its
+// volumes' entries; those of a delta are, for each volume that it changes, the
+// entries to put, then the paths that are gone.
 const (
 	manifestMagic   = "USMF"
-	manifestVersion = 1
+	manifestVersion = 2
 	hashLen         = 32
 	manifestPrefix  = len(manifestMagic) + 1
 )
@@ -38,25 +40,34 @@ const (
 	maxDefinition = 16 << 20  // bytes
 )
 
-// header is everything but the entries; how many there are is in it.
+// header is everything but the items; how many there are is in it.
 type header struct {
-	Format     int            `cbor:"1,keyasint"`
-	Service    string         `cbor:"2,keyasint"`
-	ID         replication.ID `cbor:"3,keyasint"`
-	Parent     replication.ID `cbor:"4,keyasint"`
-	CapturedNs int64          `cbor:"5,keyasint"` // Unix ns; 0: the zero time
-	FreezeNs   int64          `cbor:"6,keyasint"`
-	Diverged   bool           `cbor:"7,keyasint,omitempty"`
-	Final      bool           `cbor:"8,keyasint,omitempty"`
-	Definition []byte         `cbor:"9,keyasint,omitempty"`
-	Images     []string       `cbor:"10,keyasint,omitempty"`
-	Volumes    []volumeHeader `cbor:"11,keyasint"`
+	Format     int              `cbor:"1,keyasint"`
+	Service    string           `cbor:"2,keyasint"`
+	ID         replication.ID   `cbor:"3,keyasint"`
+	Parent     replication.ID   `cbor:"4,keyasint"`
+	CapturedNs int64            `cbor:"5,keyasint"` // Unix ns; 0: the zero time
+	FreezeNs   int64            `cbor:"6,keyasint"`
+	Diverged   bool             `cbor:"7,keyasint,omitempty"`
+	Final      bool             `cbor:"8,keyasint,omitempty"`
+	Definition []byte           `cbor:"9,keyasint,omitempty"`
+	Images     []string         `cbor:"10,keyasint,omitempty"`
+	Volumes    []volumeHeader   `cbor:"11,keyasint"`
+	Sum        replication.Hash `cbor:"12,keyasint"` // of the generation's volumes, whole
+	Delta      *deltaHeader     `cbor:"13,keyasint,omitempty"`
 }
 
 type volumeHeader struct {
 	Name    string `cbor:"1,keyasint"`
-	Entries int    `cbor:"2,keyasint"`
+	Entries int    `cbor:"2,keyasint"` // of a delta: to put
 	Skipped int    `cbor:"3,keyasint,omitempty"`
+	Gone    int    `cbor:"4,keyasint,omitempty"` // paths, in a delta only
+}
+
+type deltaHeader struct {
+	Base replication.ID   `cbor:"1,keyasint"`
+	Sum  replication.Hash `cbor:"2,keyasint"`
+	Gone []string         `cbor:"3,keyasint,omitempty"` // volumes
 }
 
 // Paths are bytes, so strings travel as CBOR byte strings.
@@ -79,10 +90,16 @@ func decMode() (cbor.DecMode, error) {
 	}.DecMode()
 }
 
-// EncodeManifest validates m and gives its encoded form; the same manifest has
-// always the same form.
+// EncodeManifest gives m's encoded form, as a delta where m has one; the same
+// manifest has always the same form. What a reader would refuse, it refuses.
 func EncodeManifest(m *replication.Manifest) ([]byte, error) {
-	if err := Validate(m); err != nil {
+	var err error
+	if m.Delta == nil {
+		err = Validate(m)
+	} else {
+		err = validateDelta(m)
+	}
+	if err != nil {
 		return nil, err
 	}
 	em, err := encMode()
@@ -115,20 +132,46 @@ func encodeItems(enc *cbor.Encoder, m *replication.Manifest) error {
 	h := header{
 		Format: m.Format, Service: m.Service, ID: m.ID, Parent: m.Parent,
 		FreezeNs: m.FreezeNs, Diverged: m.Diverged, Final: m.Final,
-		Definition: m.Definition, Images: m.Images, Volumes: make([]volumeHeader, len(m.Volumes)),
+		Definition: m.Definition, Images: m.Images, Sum: m.Sum(),
 	}
 	if !m.CapturedAt.IsZero() {
 		h.CapturedNs = m.CapturedAt.UnixNano()
 	}
-	for i, v := range m.Volumes {
-		h.Volumes[i] = volumeHeader{Name: v.Name, Entries: len(v.Entries), Skipped: v.Skipped}
+	if m.Delta != nil {
+		return encodeDelta(enc, h, m.Delta)
+	}
+	for _, v := range m.Volumes {
+		h.Volumes = append(h.Volumes, volumeHeader{Name: v.Name, Entries: v.Entries.Len(), Skipped: v.Skipped})
 	}
 	if err := enc.Encode(h); err != nil {
 		return err
 	}
 	for i := range m.Volumes {
-		for j := range m.Volumes[i].Entries {
-			if err := enc.Encode(&m.Volumes[i].Entries[j]); err != nil {
+		for e := range m.Volumes[i].Entries.All() {
+			if err := enc.Encode(e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func encodeDelta(enc *cbor.Encoder, h header, d *replication.Delta) error {
+	h.Delta = &deltaHeader{Base: d.Base, Sum: d.BaseSum, Gone: d.Gone}
+	for _, v := range d.Volumes {
+		h.Volumes = append(h.Volumes, volumeHeader{Name: v.Name, Entries: len(v.Put), Skipped: v.Skipped, Gone: len(v.Del)})
+	}
+	if err := enc.Encode(h); err != nil {
+		return err
+	}
+	for i := range d.Volumes {
+		for _, e := range d.Volumes[i].Put {
+			if err := enc.Encode(e); err != nil {
+				return err
+			}
+		}
+		for _, path := range d.Volumes[i].Del {
+			if err := enc.Encode(path); err != nil {
 				return err
 			}
 		}
@@ -137,24 +180,92 @@ func encodeItems(enc *cbor.Encoder, m *replication.Manifest) error {
 }
 
 // DecodeManifest reads and validates. It is made for hostile bytes: what it
-// allocates is bounded. ErrTruncated, ErrBadHash, ErrFormat, ErrBadPath.
-func DecodeManifest(b []byte) (*replication.Manifest, error) {
-	body, err := openManifest(b)
+// allocates is bounded. base finds the generation that a delta is from; where
+// it is nil, a delta's manifest comes without volumes, its delta only looked at
+// by itself. ErrTruncated, ErrBadHash, ErrFormat, ErrBadPath, ErrWrongParent.
+func DecodeManifest(b []byte, base func(*replication.Delta) (*replication.Manifest, error)) (*replication.Manifest, error) {
+	m, sum, err := decode(b)
 	if err != nil {
 		return nil, err
+	}
+	if m.Delta != nil {
+		if base == nil {
+			return m, nil
+		}
+		from, err := base(m.Delta)
+		if err != nil {
+			return nil, err
+		}
+		if err := resolve(m, from); err != nil {
+			return nil, err
+		}
+	}
+	return m, checkSum(m, sum)
+}
+
+// resolve gives a delta's manifest its volumes.
+func resolve(m, base *replication.Manifest) (err error) {
+	if m.Volumes, err = m.Delta.ApplyTo(base); err != nil {
+		return fmt.Errorf("generation %s: %w", m.ID, err)
+	}
+	return validateResult(m)
+}
+
+func checkSum(m *replication.Manifest, sum replication.Hash) error {
+	if got := m.Sum(); got != sum {
+		return fmt.Errorf("generation %s: its volumes are %s and not %s, as its header says: %w", m.ID, got, sum, replication.ErrBadHash)
+	}
+	return nil
+}
+
+// decode reads a manifest, and of a delta's what is in it.
+func decode(b []byte) (*replication.Manifest, replication.Hash, error) {
+	dec, done, err := openItems(b)
+	if err != nil {
+		return nil, replication.Hash{}, err
+	}
+	defer done()
+	return decodeItems(dec)
+}
+
+func decodeItems(dec *cbor.Decoder) (*replication.Manifest, replication.Hash, error) {
+	h, m, err := decodeHeader(dec)
+	if err != nil {
+		return nil, h.Sum, err
+	}
+	if h.Delta != nil {
+		err = decodeDelta(dec, h, m)
+	} else {
+		err = decodeWhole(dec, h, m)
+	}
+	if err != nil {
+		return nil, h.Sum, err
+	}
+	var extra cbor.RawMessage
+	if err := dec.Decode(&extra); !errors.Is(err, io.EOF) {
+		return nil, h.Sum, fmt.Errorf("%w: something follows the manifest's last item", replication.ErrFormat)
+	}
+	return m, h.Sum, nil
+}
+
+// openItems checks the frame and gives what is in it.
+func openItems(b []byte) (dec *cbor.Decoder, done func(), err error) {
+	body, err := openManifest(b)
+	if err != nil {
+		return nil, nil, err
 	}
 	limit := min(int64(maxDecoded), 1<<20+maxRatio*int64(len(b)))
 	zr, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1),
 		zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(8<<20), zstd.WithDecoderMaxMemory(uint64(limit)))
 	if err != nil {
-		return nil, fmt.Errorf("%w: manifest: %w", replication.ErrFormat, err)
+		return nil, nil, fmt.Errorf("%w: manifest: %w", replication.ErrFormat, err)
 	}
-	defer zr.Close()
 	dm, err := decMode()
 	if err != nil {
-		return nil, err
+		zr.Close()
+		return nil, nil, err
 	}
-	return decodeItems(dm.NewDecoder(io.LimitReader(zr, limit)))
+	return dm.NewDecoder(io.LimitReader(zr, limit)), zr.Close, nil
 }
 
 // openManifest checks the frame and gives what is compressed in it.
@@ -178,74 +289,130 @@ func openManifest(b []byte) ([]byte, error) {
 	return b[manifestPrefix:end], nil
 }
 
-func decodeItems(dec *cbor.Decoder) (*replication.Manifest, error) {
-	var h header
+func decodeHeader(dec *cbor.Decoder) (h header, m *replication.Manifest, err error) {
 	if err := dec.Decode(&h); err != nil {
-		return nil, fmt.Errorf("%w: manifest header: %w", replication.ErrFormat, err)
+		return h, nil, fmt.Errorf("%w: manifest header: %w", replication.ErrFormat, err)
 	}
-	m := &replication.Manifest{
+	m = &replication.Manifest{
 		Format: h.Format, Service: h.Service, ID: h.ID, Parent: h.Parent,
 		FreezeNs: h.FreezeNs, Diverged: h.Diverged, Final: h.Final, Definition: h.Definition, Images: h.Images,
 	}
 	if h.CapturedNs != 0 {
 		m.CapturedAt = time.Unix(0, h.CapturedNs).UTC()
 	}
-	if err := validateHeader(m); err != nil {
-		return nil, err
-	}
+	return h, m, validateHeader(m)
+}
+
+func decodeWhole(dec *cbor.Decoder, h header, m *replication.Manifest) error {
 	var b budget
 	last := ""
 	for _, vh := range h.Volumes {
 		vv, err := newVolumeValidator(vh.Name, last, vh.Skipped, &b)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		last = vh.Name
-		v := replication.Volume{Name: vh.Name, Skipped: vh.Skipped}
-		for range vh.Entries {
-			var e replication.Entry
-			if err := dec.Decode(&e); err != nil {
-				return nil, fmt.Errorf("%w: volume %s, entry %d: %w", replication.ErrFormat, vh.Name, len(v.Entries), err)
+		if vh.Gone != 0 {
+			return fmt.Errorf("%w: volume %s: paths that are gone, in a whole manifest", replication.ErrFormat, vh.Name)
+		}
+		v := replication.Volume{Name: vh.Name, Skipped: vh.Skipped, Entries: replication.NewEntries()}
+		for at := range vh.Entries {
+			e := &replication.Entry{}
+			if err := dec.Decode(e); err != nil {
+				return fmt.Errorf("%w: volume %s, entry %d: %w", replication.ErrFormat, vh.Name, at, err)
 			}
-			if err := vv.entry(&e); err != nil {
-				return nil, err
+			if err := vv.entry(e); err != nil {
+				return err
 			}
-			v.Entries = append(v.Entries, e)
+			v.Entries.Set(e)
 		}
 		if err := vv.end(); err != nil {
-			return nil, err
+			return err
 		}
 		m.Volumes = append(m.Volumes, v)
 	}
-	var extra cbor.RawMessage
-	if err := dec.Decode(&extra); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: something follows the manifest's last entry", replication.ErrFormat)
-	}
-	return m, nil
+	return nil
 }
 
-// Sum is the hash of an encoded manifest, as in State.HeadSum: its trailer,
-// which covers all before it.
-func Sum(encoded []byte) (h replication.Hash) {
-	if len(encoded) >= hashLen {
-		copy(h[:], encoded[len(encoded)-hashLen:])
+func decodeDelta(dec *cbor.Decoder, h header, m *replication.Manifest) error {
+	d := &replication.Delta{Base: h.Delta.Base, BaseSum: h.Delta.Sum, Gone: h.Delta.Gone}
+	m.Delta = d
+	if err := validateDeltaHeader(m); err != nil {
+		return err
 	}
-	return h
+	var b budget
+	last := ""
+	for _, vh := range h.Volumes {
+		dv, err := newDeltaValidator(vh.Name, last, vh.Skipped, &b)
+		if err != nil {
+			return err
+		}
+		last = vh.Name
+		vd := replication.VolumeDelta{Name: vh.Name, Skipped: vh.Skipped}
+		for at := range vh.Entries {
+			e := &replication.Entry{}
+			if err := dec.Decode(e); err != nil {
+				return fmt.Errorf("%w: volume %s, entry %d: %w", replication.ErrFormat, vh.Name, at, err)
+			}
+			if err := dv.put(e); err != nil {
+				return err
+			}
+			vd.Put = append(vd.Put, e)
+		}
+		for at := range vh.Gone {
+			var path string
+			if err := dec.Decode(&path); err != nil {
+				return fmt.Errorf("%w: volume %s, path %d that is gone: %w", replication.ErrFormat, vh.Name, at, err)
+			}
+			if err := dv.del(path); err != nil {
+				return err
+			}
+			vd.Del = append(vd.Del, path)
+		}
+		d.Volumes = append(d.Volumes, vd)
+	}
+	return nil
+}
+
+// newChunks lists the content that m names and its delta's base does not have to
+// name: of a whole manifest all of it. Each chunk's stored content once, in order of appearance.
+func newChunks(m *replication.Manifest, each func(replication.Chunk)) {
+	if m.Delta == nil {
+		for i := range m.Volumes {
+			for e := range m.Volumes[i].Entries.All() {
+				for _, c := range e.Chunks {
+					each(c)
+				}
+			}
+		}
+		return
+	}
+	for _, v := range m.Delta.Volumes {
+		for _, e := range v.Put {
+			for _, c := range e.Chunks {
+				each(c)
+			}
+		}
+	}
 }
 
 // Chunks lists the content m names, each hash once, in order of appearance.
 func Chunks(m *replication.Manifest) []replication.Hash {
+	whole := *m
+	whole.Delta = nil
+	return Added(&whole)
+}
+
+// Added lists the content that m names, but for what its delta's base has in
+// the same files; each hash once.
+func Added(m *replication.Manifest) []replication.Hash {
 	seen := map[replication.Hash]struct{}{}
 	var hs []replication.Hash
-	for i := range m.Volumes {
-		for j := range m.Volumes[i].Entries {
-			for _, c := range m.Volumes[i].Entries[j].Chunks {
-				if _, ok := seen[c.Hash]; !ok {
-					seen[c.Hash] = struct{}{}
-					hs = append(hs, c.Hash)
-				}
-			}
+	newChunks(m, func(c replication.Chunk) {
+		if _, ok := seen[c.Hash]; !ok {
+			seen[c.Hash] = struct{}{}
+			hs = append(hs, c.Hash)
 		}
-	}
+	})
 	return hs
 }

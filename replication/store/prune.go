@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -58,12 +59,20 @@ func (s *Store) pruneGenerationsLocked(p Policy, out *Pruned) error {
 		return err
 	}
 	young := s.o.Now().Add(-p.MinAge)
-	for _, id := range ids[:max(0, len(ids)-max(p.KeepLast, minKeepLast))] {
+	keep := map[replication.ID]bool{}
+	for i, id := range ids {
 		fi, err := os.Stat(s.manifestFile(id))
 		if err != nil {
 			return err
 		}
-		if slices.Contains(p.Applied, id) || fi.ModTime().After(young) {
+		keep[id] = i >= len(ids)-max(p.KeepLast, minKeepLast) || slices.Contains(p.Applied, id) || fi.ModTime().After(young)
+	}
+	if err := s.rebaseLocked(ids, keep); err != nil {
+		return err
+	}
+	// The newest first: a kill leaves deltas whose base is there.
+	for _, id := range slices.Backward(ids) {
+		if keep[id] {
 			continue
 		}
 		if err := durable.Remove(s.manifestFile(id), s.o.Hook); err != nil {
@@ -72,6 +81,68 @@ func (s *Store) pruneGenerationsLocked(p Policy, out *Pruned) error {
 		out.Generations++
 	}
 	return nil
+}
+
+// rebaseLocked makes what is kept independent of what goes: a delta from a generation
+// that goes becomes one from the next older that stays, the oldest whole. The
+// content and the time of the commit stay as they are.
+func (s *Store) rebaseLocked(ids []replication.ID, keep map[replication.ID]bool) error {
+	var before replication.ID
+	for _, id := range ids {
+		if !keep[id] {
+			continue
+		}
+		if err := s.rebaseOnLocked(id, before, keep); err != nil {
+			return err
+		}
+		before = id
+	}
+	return nil
+}
+
+func (s *Store) rebaseOnLocked(id, onto replication.ID, keep map[replication.ID]bool) error {
+	path := s.manifestFile(id)
+	m, err := s.peek(path)
+	if err != nil || m.Delta == nil || keep[m.Delta.Base] {
+		return err
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if m, err = s.load(path, id); err != nil {
+		return err
+	}
+	copied := *m
+	copied.Delta = nil
+	if !onto.IsZero() {
+		base, err := s.load(s.manifestFile(onto), onto)
+		if err != nil {
+			return err
+		}
+		copied.Delta = m.DeltaFrom(base)
+	}
+	b, err := EncodeManifest(&copied)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFileTimes(path, b, sealMode, fi.ModTime(), s.o.Hook)
+}
+
+// peek reads a manifest, of a delta without its volumes; from memory where it is at hand.
+func (s *Store) peek(path string) (*replication.Manifest, error) {
+	if m := s.loaded.get(path); m != nil {
+		return m, nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	m, _, err := decode(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return m, nil
 }
 
 // pruneSupersededLocked removes what a Reset set aside, a day or MinAge after it did.
@@ -97,7 +168,8 @@ func (s *Store) pruneSupersededLocked(p Policy) error {
 	return nil
 }
 
-// referenced is every chunk that any manifest of the store names. An
+// referenced is every chunk that any manifest of the store names: what a delta does
+// not name, a manifest it is from does. An
 // unreadable manifest is an error: nothing may be removed then.
 func (s *Store) referenced() (map[replication.Hash]struct{}, error) {
 	refs := map[replication.Hash]struct{}{}
@@ -110,13 +182,11 @@ func (s *Store) referenced() (map[replication.Hash]struct{}, error) {
 			if strings.HasPrefix(filepath.Base(path), ".") {
 				continue
 			}
-			m, err := loadManifest(path)
+			m, err := s.peek(path)
 			if err != nil {
 				return nil, err
 			}
-			for _, h := range Chunks(m) {
-				refs[h] = struct{}{}
-			}
+			newChunks(m, func(c replication.Chunk) { refs[c.Hash] = struct{}{} })
 		}
 	}
 	return refs, nil

@@ -261,7 +261,7 @@ func TestOrphanGivesWay(t *testing.T) {
 		t.Errorf("it can be seen: %v", err)
 	}
 	commit(t, s, manifest(id(1, 3), id(1, 2), noise(2, 5000)))
-	if m, err := s.Load(id(1, 3)); err != nil || m.Volumes[0].Entries[1].Chunks[0].Hash != hashOf(noise(2, 5000)) {
+	if m, err := s.Load(id(1, 3)); err != nil || m.Volumes[0].Entries.Get("f0000").Chunks[0].Hash != hashOf(noise(2, 5000)) {
 		t.Error(err)
 	}
 }

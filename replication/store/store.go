@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,6 +66,8 @@ type Store struct {
 	log     *slog.Logger
 	codec   *codec
 	index   *chunkIndex
+	loaded  loaded
+	checked atomic.Uint64 // what index.lost said when all of a generation was there
 }
 
 // Open opens <root>/services/<service>, making it where it is missing.
@@ -167,15 +170,37 @@ func (s *Store) State() (replication.State, error) {
 		return st, err
 	}
 	if !st.Head.IsZero() {
-		b, err := os.ReadFile(s.manifestFile(st.Head))
+		sum, err := s.headSum(st.Head)
 		if err != nil {
 			return st, err
 		}
-		st.HeadSum = Sum(b).String()
+		st.HeadSum = sum.String()
 	}
 	h, err := s.have()
 	st.Images, st.Layers = h.Images, h.Layers
 	return st, err
+}
+
+// headSum is of the head's volumes.
+func (s *Store) headSum(head replication.ID) (replication.Hash, error) {
+	path := s.manifestFile(head)
+	if m := s.loaded.get(path); m != nil {
+		return m.Sum(), nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return replication.Hash{}, err
+	}
+	dec, done, err := openItems(b)
+	if err != nil {
+		return replication.Hash{}, fmt.Errorf("%s: %w", path, err)
+	}
+	defer done()
+	h, _, err := decodeHeader(dec)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return h.Sum, err
 }
 
 // Term is the highest term known, 0 at first.

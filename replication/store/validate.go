@@ -48,8 +48,8 @@ func Validate(m *replication.Manifest) error {
 			return err
 		}
 		last = v.Name
-		for j := range v.Entries {
-			if err := vv.entry(&v.Entries[j]); err != nil {
+		for e := range v.Entries.All() {
+			if err := vv.entry(e); err != nil {
 				return err
 			}
 		}
@@ -132,12 +132,19 @@ func (v *volumeValidator) end() error {
 	return nil
 }
 
-func (v *volumeValidator) entry(e *replication.Entry) error {
+func (v *volumeValidator) count(e *replication.Entry) error {
 	if v.budget.entries++; v.budget.entries > maxEntries {
 		return v.bad(replication.ErrFormat, e, "more than %d entries", maxEntries)
 	}
 	if v.budget.chunks += len(e.Chunks); v.budget.chunks > maxChunks {
 		return v.bad(replication.ErrFormat, e, "more than %d chunks", maxChunks)
+	}
+	return nil
+}
+
+func (v *volumeValidator) entry(e *replication.Entry) error {
+	if err := v.count(e); err != nil {
+		return err
 	}
 	if err := v.place(e); err != nil {
 		return err
@@ -145,6 +152,16 @@ func (v *volumeValidator) entry(e *replication.Entry) error {
 	if e.Link != "" {
 		return v.link(e)
 	}
+	if e.Type == replication.TypeDir {
+		v.dirs[e.Path] = struct{}{}
+	} else {
+		v.linked[e.Path] = e.Type
+	}
+	return v.alone(e)
+}
+
+// alone checks what can be seen from an entry that is no hard link alone.
+func (v *volumeValidator) alone(e *replication.Entry) error {
 	if e.Mode > 0o7777 {
 		return v.bad(replication.ErrFormat, e, "mode %o", e.Mode)
 	}
@@ -152,14 +169,10 @@ func (v *volumeValidator) entry(e *replication.Entry) error {
 		return err
 	}
 	switch e.Type {
-	case replication.TypeDir:
-		v.dirs[e.Path] = struct{}{}
-	case replication.TypeFile, replication.TypeSymlink, replication.TypeFIFO, replication.TypeChar, replication.TypeBlock:
-		v.linked[e.Path] = e.Type
-	default:
-		return v.bad(replication.ErrFormat, e, "type %d", e.Type)
+	case replication.TypeDir, replication.TypeFile, replication.TypeSymlink, replication.TypeFIFO, replication.TypeChar, replication.TypeBlock:
+		return v.fields(e)
 	}
-	return v.fields(e)
+	return v.bad(replication.ErrFormat, e, "type %d", e.Type)
 }
 
 // place checks the path by itself and against those before it.
@@ -177,14 +190,17 @@ func (v *volumeValidator) place(e *replication.Entry) error {
 		return v.bad(replication.ErrFormat, e, "not sorted")
 	}
 	v.last = e.Path
-	parent := "."
-	if i := strings.LastIndexByte(e.Path, '/'); i >= 0 {
-		parent = e.Path[:i]
-	}
-	if _, ok := v.dirs[parent]; !ok {
+	if _, ok := v.dirs[parentOf(e.Path)]; !ok {
 		return v.bad(replication.ErrBadPath, e, "is not in a directory")
 	}
 	return nil
+}
+
+func parentOf(path string) string {
+	if i := strings.LastIndexByte(path, '/'); i >= 0 {
+		return path[:i]
+	}
+	return "."
 }
 
 // checkPath accepts relative, clean paths without "." and "..".
@@ -211,6 +227,11 @@ func (v *volumeValidator) link(e *replication.Entry) error {
 	if !ok || t != e.Type {
 		return v.bad(replication.ErrBadPath, e, "hard link to %q, which is not an earlier file of that type", e.Link)
 	}
+	return v.bareLink(e)
+}
+
+// bareLink: content and metadata of a hard link are at what it links to.
+func (v *volumeValidator) bareLink(e *replication.Entry) error {
 	if e.Size != 0 || e.Rdev != 0 || e.Target != "" || len(e.Xattrs) != 0 || len(e.Chunks) != 0 || e.Mode != 0 || e.UID != 0 || e.GID != 0 || e.MtimeNs != 0 {
 		return v.bad(replication.ErrFormat, e, "a hard link with metadata of its own")
 	}
@@ -247,7 +268,8 @@ func (v *volumeValidator) fields(e *replication.Entry) error {
 	}
 	end := int64(0)
 	for _, c := range e.Chunks {
-		if c.Offset < end || c.Length < 1 || c.Length > replication.ChunkSize || c.Offset > e.Size-c.Length {
+		if c.Offset < end || c.Length < 1 || c.Length > replication.ChunkSize || c.Offset > e.Size-c.Length ||
+			c.Skip < 0 || c.Skip > replication.ChunkSize-c.Length {
 			return v.bad(replication.ErrFormat, e, "chunk of %d bytes at %d in a file of %d bytes", c.Length, c.Offset, e.Size)
 		}
 		end = c.Offset + c.Length

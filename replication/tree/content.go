@@ -19,8 +19,13 @@ import (
 // becomes shorter meanwhile is io.ErrUnexpectedEOF or seems to end in a hole:
 // where others may write, compare its stat afterwards.
 func ReadChunks(ctx context.Context, f *os.File, size int64, emit func(h replication.Hash, data []byte) error) (cs []replication.Chunk, read int64, err error) {
-	buf := make([]byte, min(size, replication.ChunkSize))
-	for at := int64(0); at < size; {
+	return ReadChunksIn(ctx, f, 0, size, emit)
+}
+
+// ReadChunksIn is ReadChunks of the bytes from from to size.
+func ReadChunksIn(ctx context.Context, f *os.File, from, size int64, emit func(h replication.Hash, data []byte) error) (cs []replication.Chunk, read int64, err error) {
+	buf := make([]byte, min(size-from, replication.ChunkSize))
+	for at := from; at < size; {
 		start, end, err := NextData(f, at, size)
 		if err != nil || start >= size {
 			return cs, read, err

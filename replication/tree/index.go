@@ -2,7 +2,11 @@ package tree
 
 import (
 	"bytes"
+	"errors"
+	"maps"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/klauspost/compress/zstd"
@@ -54,13 +58,36 @@ type Node struct {
 // Index is what the trees of a generation looked like to stat on this node. It
 // only saves reading: one that is lost or old costs reads, never hides a change.
 type Index struct {
-	ID      replication.ID    // the generation the trees were at
-	At      int64             // Unix ns, before the scan began
-	Volumes map[string][]Node // by volume, in entry order
+	ID      replication.ID      // the generation the trees were at
+	At      int64               // Unix ns, before the scan began
+	Volumes map[string]*Nodes   // by volume
+	Unsure  map[string][]string // by volume: paths that may have changed after they were looked at without a new ctime; nil: see FindUnsure
+}
+
+// clockTick is how much older than a look a file's ctime must be for the next look
+// to tell a later change: a few ticks of the slowest kernel clock (10 ms).
+const clockTick = 20 * time.Millisecond
+
+// Unsure says whether a change after a look at the time at (Unix ns) may not show in the ctime.
+func (s Stat) Unsure(at int64) bool { return s.CtimeNs >= at-int64(clockTick) }
+
+// FindUnsure fills Unsure where it is not known, from At, by going through all nodes.
+func (x *Index) FindUnsure() {
+	if x.Unsure != nil {
+		return
+	}
+	x.Unsure = map[string][]string{}
+	for name, ns := range x.Volumes {
+		for n := range ns.All() {
+			if n.Stat.Unsure(x.At) {
+				x.Unsure[name] = append(x.Unsure[name], n.Path)
+			}
+		}
+	}
 }
 
 // indexMagic begins a saved index; then BLAKE3-256 of the rest, zstd of CBOR.
-const indexMagic = "USIX\x01"
+const indexMagic = "USIX\x02"
 
 const maxIndex = 2 << 30 // bytes decoded
 
@@ -83,19 +110,45 @@ func decodeIndex(b []byte) *Index {
 		return nil
 	}
 	defer zr.Close()
-	raw, err := zr.DecodeAll(body[32:], nil)
-	if err != nil {
+	if err := zr.Reset(bytes.NewReader(body[32:])); err != nil {
 		return nil
 	}
 	dm, err := cbor.DecOptions{ByteStringToString: cbor.ByteStringToStringAllowed, MaxArrayElements: 1 << 24}.DecMode()
 	if err != nil {
 		return nil
 	}
-	var x Index
-	if err := dm.Unmarshal(raw, &x); err != nil {
+	dec := dm.NewDecoder(zr)
+	var h indexHeader
+	if err := dec.Decode(&h); err != nil {
 		return nil
 	}
-	return &x
+	x := &Index{ID: h.ID, At: h.At, Volumes: map[string]*Nodes{}}
+	for _, v := range h.Volumes {
+		ns := NewNodes()
+		for range v.Nodes {
+			var n Node
+			if err := dec.Decode(&n); err != nil {
+				return nil
+			}
+			ns.Set(n)
+		}
+		x.Volumes[v.Name] = ns
+	}
+	return x
+}
+
+// indexHeader begins a saved index; the nodes follow, volume by volume.
+type indexHeader struct {
+	_       struct{} `cbor:",toarray"`
+	ID      replication.ID
+	At      int64
+	Volumes []indexVolume
+}
+
+type indexVolume struct {
+	_     struct{} `cbor:",toarray"`
+	Name  string
+	Nodes int
 }
 
 // Save writes it atomically and durably.
@@ -104,18 +157,33 @@ func (x *Index) Save(path string) error {
 	if err != nil {
 		return err
 	}
-	raw, err := em.Marshal(x)
+	var body bytes.Buffer
+	zw, err := zstd.NewWriter(&body, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		return err
 	}
-	zw, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
-	if err != nil {
+	if err := errors.Join(x.encode(em.NewEncoder(zw)), zw.Close()); err != nil {
 		return err
 	}
-	body := zw.EncodeAll(raw, nil)
-	if err := zw.Close(); err != nil {
+	sum := blake3.Sum256(body.Bytes())
+	return durable.WriteFile(path, append(append([]byte(indexMagic), sum[:]...), body.Bytes()...), 0o600, nil)
+}
+
+func (x *Index) encode(enc *cbor.Encoder) error {
+	h := indexHeader{ID: x.ID, At: x.At}
+	names := slices.Sorted(maps.Keys(x.Volumes))
+	for _, name := range names {
+		h.Volumes = append(h.Volumes, indexVolume{Name: name, Nodes: x.Volumes[name].Len()})
+	}
+	if err := enc.Encode(h); err != nil {
 		return err
 	}
-	sum := blake3.Sum256(body)
-	return durable.WriteFile(path, append(append([]byte(indexMagic), sum[:]...), body...), 0o600, nil)
+	for _, name := range names {
+		for n := range x.Volumes[name].All() {
+			if err := enc.Encode(n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

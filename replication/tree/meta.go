@@ -154,20 +154,3 @@ func KernelLabel(name string) bool {
 	}
 	return false
 }
-
-// Equal says whether two entries are the same in everything.
-func Equal(a, b *replication.Entry) bool {
-	return SameMeta(a, b) && SameContent(a, b)
-}
-
-// SameMeta compares type, owner, mode, times and attributes; not content, and not Link.
-func SameMeta(a, b *replication.Entry) bool {
-	return a.Type == b.Type && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.MtimeNs == b.MtimeNs &&
-		maps.EqualFunc(a.Xattrs, b.Xattrs, bytes.Equal)
-}
-
-// SameContent compares all that cannot be changed by SetMeta.
-func SameContent(a, b *replication.Entry) bool {
-	return a.Type == b.Type && a.Size == b.Size && a.Rdev == b.Rdev && a.Target == b.Target && a.Link == b.Link &&
-		slices.Equal(a.Chunks, b.Chunks)
-}

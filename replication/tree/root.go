@@ -39,6 +39,9 @@ func (r *Root) Close() error { return unix.Close(r.fd) }
 // Path is where the root was opened.
 func (r *Root) Path() string { return r.path }
 
+// Holds says whether dev, as in Stat, is the tree's file system.
+func (r *Root) Holds(dev uint64) bool { return dev == r.dev }
+
 // Sync makes everything on the root's file system durable.
 func (r *Root) Sync() error {
 	if err := unix.Syncfs(r.fd); err != nil {
@@ -138,8 +141,11 @@ func (r *Root) in(op, rel string, f func(dirfd int, name string) error) error {
 }
 
 // Open opens a regular file for reading. ErrNotRegular when it is something else.
-func (r *Root) Open(rel string) (*os.File, error) {
-	fd, err := r.openBeneath(rel, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+func (r *Root) Open(rel string) (*os.File, error) { return r.OpenAs(rel, unix.O_RDONLY) }
+
+// OpenAs is Open with the access mode flags, such as O_RDWR.
+func (r *Root) OpenAs(rel string, flags int) (*os.File, error) {
+	fd, err := r.openBeneath(rel, flags|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, r.fail("open", rel, err)
 	}

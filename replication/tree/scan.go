@@ -1,7 +1,6 @@
 package tree
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,20 +8,9 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
-)
 
-// ComparePaths orders as entries are: the root first, then by bytes.
-func ComparePaths(a, b string) int {
-	switch {
-	case a == b:
-		return 0
-	case a == ".":
-		return -1
-	case b == ".":
-		return 1
-	}
-	return cmp.Compare(a, b)
-}
+	"github.com/understudy-ha/understudy/replication"
+)
 
 // Join is the path of name in the directory dir.
 func Join(dir, name string) string {
@@ -40,8 +28,28 @@ func (r *Root) Scan(ctx context.Context) ([]Node, error) {
 	if err != nil {
 		return nil, r.fail("stat", ".", err)
 	}
-	nodes := []Node{{Path: ".", Stat: st}}
-	todo := []string{"."}
+	return r.scan(ctx, Node{Path: ".", Stat: st})
+}
+
+// ScanBelow is Scan of the directory dir: dir itself first. Empty when it is no
+// directory any more.
+func (r *Root) ScanBelow(ctx context.Context, dir string) ([]Node, error) {
+	if dir == "." {
+		return r.Scan(ctx)
+	}
+	st, err := r.Lstat(dir)
+	if err != nil || st.Type() != replication.TypeDir {
+		if err == nil || Vanished(err) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	return r.scan(ctx, Node{Path: dir, Stat: st})
+}
+
+func (r *Root) scan(ctx context.Context, top Node) (nodes []Node, err error) {
+	nodes = []Node{top}
+	todo := []string{top.Path}
 	for len(todo) > 0 {
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
@@ -58,7 +66,7 @@ func (r *Root) Scan(ctx context.Context) ([]Node, error) {
 			}
 		}
 	}
-	slices.SortFunc(nodes, func(a, b Node) int { return ComparePaths(a.Path, b.Path) })
+	slices.SortFunc(nodes, func(a, b Node) int { return replication.ComparePaths(a.Path, b.Path) })
 	return nodes, nil
 }
 

@@ -90,14 +90,14 @@ func hashOf(b []byte) replication.Hash { return blake3.Sum256(b) }
 
 // manifest is a generation with one file per data.
 func manifest(at, parent replication.ID, data ...[]byte) *replication.Manifest {
-	es := []replication.Entry{{Path: ".", Type: replication.TypeDir, Mode: 0o755}}
+	es := replication.NewEntries(&replication.Entry{Path: ".", Type: replication.TypeDir, Mode: 0o755})
 	for i, d := range data {
-		e := replication.Entry{Path: fmt.Sprintf("f%04d", i), Type: replication.TypeFile, Mode: 0o644, Size: int64(len(d))}
+		e := &replication.Entry{Path: fmt.Sprintf("f%04d", i), Type: replication.TypeFile, Mode: 0o644, Size: int64(len(d))}
 		for off := 0; off < len(d); off += replication.ChunkSize {
 			c := d[off:min(len(d), off+replication.ChunkSize)]
 			e.Chunks = append(e.Chunks, replication.Chunk{Offset: int64(off), Length: int64(len(c)), Hash: hashOf(c)})
 		}
-		es = append(es, e)
+		es.Set(e)
 	}
 	return &replication.Manifest{
 		Format: replication.FormatVersion, Service: svc, ID: at, Parent: parent,

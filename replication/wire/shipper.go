@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"time"
 
@@ -18,7 +17,6 @@ type Source interface {
 	Service() string
 	State() (replication.State, error)
 	Load(id replication.ID) (*replication.Manifest, error)
-	ManifestPath(id replication.ID) (string, error)
 	// PacksFor lists packs that hold the chunks; cleanup is never nil.
 	PacksFor(missing []replication.Hash) (packs []store.PackFile, cleanup func(), err error)
 }
@@ -153,6 +151,10 @@ func (s *Shipper) plan(ours, peer replication.State) ([]step, error) {
 	if err != nil && !errors.Is(err, replication.ErrNotFound) {
 		return nil, err
 	}
+	if base != nil && base.Sum().String() != peer.HeadSum {
+		s.o.Logger.Error("the peer's head has other content than ours of that name; the next generation goes whole", "service", ours.Service, "generation", peer.Head.String())
+		base = nil
+	}
 	steps = append(steps, step{m: m, base: base})
 	slices.Reverse(steps)
 	return steps, nil
@@ -191,23 +193,29 @@ func (s *Shipper) squash(newest *replication.Manifest, onto replication.ID) []st
 	return []step{{m: &m, base: base, squashed: true}}
 }
 
-// step sends one generation's chunks, then commits it.
+// step sends one generation's chunks, then commits it: as a delta where the peer
+// has its base and so do we.
 func (s *Shipper) step(ctx context.Context, p Peer, st step, r *Report) error {
 	service := s.o.Source.Service()
-	encoded, err := s.encoded(st)
+	m := *st.m
+	m.Delta = nil
+	if st.base != nil {
+		m.Delta = st.m.DeltaFrom(st.base)
+	}
+	encoded, err := store.EncodeManifest(&m)
 	if err != nil {
 		return err
 	}
-	offer := added(st.m, st.base)
+	offer := store.Added(&m)
 	for again := false; ; again = true {
-		if err := s.chunks(ctx, p, st.m.ID, offer, r); err != nil {
+		if err := s.chunks(ctx, p, m.ID, offer, r); err != nil {
 			return err
 		}
-		err := p.Commit(ctx, service, st.m.ID, encoded)
+		err := p.Commit(ctx, service, m.ID, encoded)
 		if !again && errors.Is(err, replication.ErrMissingChunks) {
 			// It has lost what its own head needs, say a damaged pack: offer all.
-			s.o.Logger.Warn("the peer lacks chunks it should have; offering it all", "service", service, "generation", st.m.ID.String(), "error", err)
-			offer = store.Chunks(st.m)
+			s.o.Logger.Warn("the peer lacks chunks it should have; offering it all", "service", service, "generation", m.ID.String(), "error", err)
+			offer = store.Chunks(&m)
 			continue
 		}
 		if err == nil {
@@ -215,35 +223,6 @@ func (s *Shipper) step(ctx context.Context, p Peer, st step, r *Report) error {
 		}
 		return err
 	}
-}
-
-// encoded is the manifest as the peer gets it.
-func (s *Shipper) encoded(st step) ([]byte, error) {
-	if st.squashed {
-		return store.EncodeManifest(st.m)
-	}
-	path, err := s.o.Source.ManifestPath(st.m.ID)
-	if err != nil {
-		return nil, err
-	}
-	return os.ReadFile(path)
-}
-
-// added lists the chunks of m that base does not name: a peer at base has the
-// others, so that what is asked is in proportion to what changed.
-func added(m, base *replication.Manifest) []replication.Hash {
-	all := store.Chunks(m)
-	if base == nil {
-		return all
-	}
-	has := make(map[replication.Hash]struct{})
-	for _, h := range store.Chunks(base) {
-		has[h] = struct{}{}
-	}
-	return slices.DeleteFunc(all, func(h replication.Hash) bool {
-		_, ok := has[h]
-		return ok
-	})
 }
 
 // chunks sends those of offer that the peer lacks.

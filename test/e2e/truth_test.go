@@ -215,7 +215,7 @@ func archived(t *testing.T, n *lab.Node, name string) string {
 	must(t, err)
 	var text strings.Builder
 	for _, v := range m.Volumes {
-		for _, e := range v.Entries {
+		for e := range v.Entries.All() {
 			if v.Name != "ledger-data" || e.Path != "ledger" {
 				continue
 			}

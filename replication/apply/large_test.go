@@ -1,0 +1,131 @@
+package apply
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/replication/tree/treetest"
+)
+
+const largeSize = 12<<20 + 1234
+
+// mutate changes a large file in one of the ways of databases.
+func mutate(t *testing.T, r *rand.Rand, path string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	treetest.Must(t, err)
+	defer f.Close()
+	switch r.IntN(8) {
+	default: // blocks here and there
+		for range 1 + r.IntN(20) {
+			b := bytes.Repeat([]byte{byte(r.Uint32())}, 1+r.IntN(9000))
+			_, err = f.WriteAt(b, r.Int64N(largeSize))
+			treetest.Must(t, err)
+		}
+	case 5:
+		treetest.Must(t, f.Truncate(4<<20+r.Int64N(largeSize)))
+	case 6:
+		at := r.Int64N(largeSize)
+		treetest.Must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, at, 1+r.Int64N(3<<20)))
+	case 7: // by rename, as editors and dumps do
+		b, err := os.ReadFile(path)
+		treetest.Must(t, err)
+		copy(b[r.IntN(len(b)):], "another")
+		treetest.Must(t, os.WriteFile(path+".new", b, 0o600))
+		treetest.Must(t, os.Rename(path+".new", path))
+	}
+}
+
+// Large files that change in parts arrive whole, at the cost of the parts, also
+// when the standby is killed at any chunk.
+func TestLargeFiles(t *testing.T) {
+	for _, fs := range treetest.FileSystems {
+		t.Run(fs, func(t *testing.T) {
+			seed := rand.Uint64()
+			t.Logf("seed %d", seed)
+			rng := rand.New(rand.NewPCG(seed, 1))
+			r := newRig(t, treetest.Mount(t, fs))
+			path := filepath.Join(r.src, "db")
+			b := make([]byte, largeSize)
+			for i := range b {
+				b[i] = byte(rng.Uint32())
+			}
+			treetest.Write(t, path, b)
+			treetest.Must(t, os.Link(path, path+".link"))
+			settle()
+			r.cycle(t)
+			for round := range 16 {
+				mutate(t, rng, path)
+				if rng.IntN(3) == 0 {
+					settle() // or it is read in the freeze
+				}
+				if !r.capture(t) {
+					continue
+				}
+				r.ship(t)
+				left := rng.IntN(6)
+				r.hook = func(string) error {
+					if left--; left < 0 {
+						return errKilled
+					}
+					return nil
+				}
+				if _, err := r.applier.Apply(context.Background(), r.base.ID, r.roots()); err != nil && rng.IntN(2) == 0 {
+					r.reopen(t)
+				}
+				r.hook = nil
+				r.apply(t)
+				if treetest.Same(t, r.src, r.dst); t.Failed() {
+					t.Fatalf("round %d", round)
+				}
+			}
+		})
+	}
+}
+
+// One block of a large file costs a block, to read, to send and to write.
+func TestOneBlockOfALargeFile(t *testing.T) {
+	for _, fs := range treetest.FileSystems {
+		t.Run(fs, func(t *testing.T) {
+			r := newRig(t, treetest.Mount(t, fs))
+			path := filepath.Join(r.src, "db")
+			var b []byte
+			for i := range largeSize / 16 {
+				b = fmt.Appendf(b, "%15d\n", i)
+			}
+			treetest.Write(t, path, b)
+			settle()
+			r.cycle(t)
+			for i := range 3 { // the second time on top of what is in pieces
+				patch(t, path, int64(i)*4<<20+7777, []byte("one block"))
+				settle()
+				if !r.capture(t) {
+					t.Fatal("the change was not seen")
+				}
+				if fs == "xfs" && r.last.BytesRead > 128<<10 {
+					t.Errorf("%d bytes were read for one block", r.last.BytesRead)
+				}
+				var sent int64
+				for _, c := range r.last.Delta.Volumes[0].Put[0].Chunks {
+					if c.Length <= 8<<10 && c.Skip == 0 {
+						sent += c.Length
+					}
+				}
+				r.ship(t)
+				res, err := r.applier.Apply(context.Background(), r.base.ID, r.roots())
+				treetest.Must(t, err)
+				if res.Bytes > 16<<10 {
+					t.Errorf("%d bytes were written for one block", res.Bytes)
+				}
+				treetest.Same(t, r.src, r.dst)
+			}
+		})
+	}
+}

@@ -1,0 +1,212 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/extent"
+	"github.com/understudy-ha/understudy/replication/tree"
+)
+
+// Of a large file only what changed is read and sent. What tells it is a shadow
+// that is kept from one capture to the next: a clone, whose extents are compared
+// with those of the next clone, without reading either; where the file system has
+// no clones, a hash of each block, which saves sending but not reading.
+const (
+	largeFile  = 4 << 20 // bytes
+	block      = 4 << 10 // bytes
+	maxClones  = 512     // open files
+	maxDigests = 8 << 20 // blocks: 32 GiB of files in 64 MiB of memory
+)
+
+// shadow is a large file as it was captured.
+type shadow struct {
+	clone  *os.File // nil: digests has its blocks
+	blocks []uint64
+}
+
+func (s *shadow) close() error {
+	if s == nil || s.clone == nil {
+		return nil
+	}
+	return s.clone.Close()
+}
+
+// shadows are found by the entry that they were captured as, so that one of a
+// generation that was not committed is never taken for the base's.
+type shadows struct {
+	seed   maphash.Seed
+	of     map[*replication.Entry]*shadow
+	blocks int
+	clones int
+}
+
+func newShadows() *shadows {
+	return &shadows{seed: maphash.MakeSeed(), of: map[*replication.Entry]*shadow{}}
+}
+
+// put keeps a shadow, if there is room: the first ones stay, as files that come
+// and go are no large databases.
+func (ss *shadows) put(e *replication.Entry, s *shadow) error {
+	if s.clone != nil && ss.clones >= maxClones || ss.blocks+len(s.blocks) > maxDigests {
+		return s.close()
+	}
+	ss.of[e] = s
+	ss.count(s, 1)
+	return nil
+}
+
+func (ss *shadows) count(s *shadow, sign int) {
+	ss.blocks += sign * len(s.blocks)
+	if s.clone != nil {
+		ss.clones += sign
+	}
+}
+
+// keepOnly drops the shadows of entries that are not wanted.
+func (ss *shadows) keepOnly(wanted func(*replication.Entry) bool) error {
+	var errs []error
+	for e, s := range ss.of {
+		if !wanted(e) {
+			delete(ss.of, e)
+			ss.count(s, -1)
+			errs = append(errs, s.close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// rename is for an entry that turned out to be as another.
+func (ss *shadows) rename(from, to *replication.Entry) {
+	if s := ss.of[from]; s != nil && from != to {
+		delete(ss.of, from)
+		if old := ss.of[to]; old != nil {
+			ss.count(old, -1)
+			_ = old.close() // read only
+		}
+		ss.of[to] = s
+	}
+}
+
+// readLarge reads what differs in f from what old was captured from; old nil, or
+// without a shadow: everything. cloned: f is a clone, and becomes e's shadow.
+func (j *job) readLarge(ctx context.Context, v *volume, f *os.File, cloned bool, e *replication.Entry, emit func(replication.Hash, []byte) error) (err error) {
+	old := v.base.Get(e.Path)
+	was := v.shadows.of[old]
+	now := &shadow{}
+	var ranges []extent.Range
+	known := false
+	if cloned {
+		now.clone = f
+		if was != nil && was.clone != nil {
+			ranges, known, err = extent.Changed(was.clone, f, e.Size)
+		}
+	} else {
+		ranges, now.blocks, err = v.shadows.compare(ctx, f, e.Size, was)
+		known = was != nil && was.clone == nil
+		j.res.BytesRead += e.Size
+	}
+	if err == nil {
+		var read int64
+		if known && length(ranges) <= e.Size/2 {
+			e.Chunks, read, err = overlay(ctx, f, e.Size, old.Chunks, ranges, emit)
+		} else {
+			e.Chunks, read, err = tree.ReadChunks(ctx, f, e.Size, emit)
+		}
+		j.res.BytesRead += read
+	}
+	if err != nil {
+		return errors.Join(err, now.close())
+	}
+	return v.shadows.put(e, now)
+}
+
+func length(ranges []extent.Range) (n int64) {
+	for _, r := range ranges {
+		n += r.Length
+	}
+	return n
+}
+
+// compare hashes a file's blocks, holes as 0, and gives the runs of those that are
+// not as in was.
+func (ss *shadows) compare(ctx context.Context, f *os.File, size int64, was *shadow) (changed []extent.Range, blocks []uint64, err error) {
+	blocks = make([]uint64, (size+block-1)/block)
+	buf := make([]byte, replication.ChunkSize)
+	for at := int64(0); at < size; {
+		start, end, err := tree.NextData(f, at, size)
+		if err != nil {
+			return nil, nil, err
+		}
+		start -= start % block
+		for at = start; at < end; at += int64(len(buf)) {
+			if ctx.Err() != nil {
+				return nil, nil, context.Cause(ctx)
+			}
+			n, err := f.ReadAt(buf[:min(int64(len(buf)), size-at)], at)
+			if err != nil && !errors.Is(err, io.EOF) {
+				return nil, nil, err
+			}
+			for b := range slices.Chunk(buf[:n], block) {
+				blocks[at/block] = maphash.Bytes(ss.seed, b) | 1 // never a hole
+				at += int64(len(b))
+			}
+			at -= int64(n)
+		}
+		at = max(at, end)
+	}
+	if was == nil {
+		return nil, blocks, nil
+	}
+	for i, b := range blocks {
+		if i < len(was.blocks) && was.blocks[i] == b {
+			continue
+		}
+		r := extent.Range{Offset: int64(i) * block, Length: min(block, size-int64(i)*block)}
+		if n := len(changed); n > 0 && changed[n-1].Offset+changed[n-1].Length == r.Offset {
+			changed[n-1].Length += r.Length
+		} else {
+			changed = append(changed, r)
+		}
+	}
+	return changed, blocks, nil
+}
+
+// overlay is old's content with ranges, in order, read anew from f.
+func overlay(ctx context.Context, f *os.File, size int64, old []replication.Chunk, ranges []extent.Range, emit func(replication.Hash, []byte) error) (cs []replication.Chunk, read int64, err error) {
+	at := int64(0)
+	keep := func(end int64) { // what old has from at to end
+		for len(old) > 0 && old[0].Offset < end {
+			c := old[0]
+			if from, to := max(c.Offset, at), min(c.Offset+c.Length, end); from < to {
+				cs = append(cs, replication.Chunk{Offset: from, Length: to - from, Hash: c.Hash, Skip: c.Skip + from - c.Offset})
+			}
+			if c.Offset+c.Length > end {
+				break
+			}
+			old = old[1:]
+		}
+		at = end
+	}
+	for _, r := range ranges {
+		end := min(r.Offset+r.Length, size)
+		if r.Offset >= end {
+			break
+		}
+		keep(r.Offset)
+		anew, n, err := tree.ReadChunksIn(ctx, f, r.Offset, end, emit)
+		read += n
+		if err != nil {
+			return nil, read, err
+		}
+		cs = append(cs, anew...)
+		at = end
+	}
+	keep(size)
+	return cs, read, nil
+}

@@ -1,0 +1,161 @@
+package tree
+
+import (
+	"iter"
+	"strings"
+
+	"github.com/google/btree"
+
+	"github.com/understudy-ha/understudy/replication"
+)
+
+// Nodes are a tree's nodes by path, in entry order, as [replication.Entries] are:
+// clones share what neither has changed. The nil Nodes are empty, to be read only.
+type Nodes struct {
+	byPath  *btree.BTreeG[Node]
+	linked  *btree.BTreeG[link]
+	sockets int
+}
+
+// link is a path of an inode that has several.
+type link struct {
+	dev, ino uint64
+	path     string
+}
+
+func (a link) less(b link) bool {
+	switch {
+	case a.dev != b.dev:
+		return a.dev < b.dev
+	case a.ino != b.ino:
+		return a.ino < b.ino
+	}
+	return replication.ComparePaths(a.path, b.path) < 0
+}
+
+// NewNodes makes Nodes of a list in any order.
+func NewNodes(list ...Node) *Nodes {
+	ns := &Nodes{
+		byPath: btree.NewG(32, func(a, b Node) bool { return replication.ComparePaths(a.Path, b.Path) < 0 }),
+		linked: btree.NewG(32, link.less),
+	}
+	for _, n := range list {
+		ns.Set(n)
+	}
+	return ns
+}
+
+// Clone is the same nodes, to be changed without the original. Not for several goroutines at once.
+func (ns *Nodes) Clone() *Nodes {
+	if ns == nil {
+		return NewNodes()
+	}
+	return &Nodes{byPath: ns.byPath.Clone(), linked: ns.linked.Clone(), sockets: ns.sockets}
+}
+
+// Len counts all, Sockets those that are not carried.
+func (ns *Nodes) Len() int {
+	if ns == nil {
+		return 0
+	}
+	return ns.byPath.Len()
+}
+
+// Sockets counts the nodes of a type that is not carried.
+func (ns *Nodes) Sockets() int {
+	if ns == nil {
+		return 0
+	}
+	return ns.sockets
+}
+
+// Get finds a path's stat.
+func (ns *Nodes) Get(path string) (Stat, bool) {
+	if ns == nil {
+		return Stat{}, false
+	}
+	n, ok := ns.byPath.Get(Node{Path: path})
+	return n.Stat, ok
+}
+
+// Set puts n where its path says.
+func (ns *Nodes) Set(n Node) {
+	if old, was := ns.byPath.ReplaceOrInsert(n); was {
+		ns.forget(old)
+	}
+	if n.Stat.Type() == 0 {
+		ns.sockets++
+	}
+	if n.Stat.Linked() {
+		ns.linked.ReplaceOrInsert(link{n.Stat.Dev, n.Stat.Ino, n.Path})
+	}
+}
+
+// Delete takes one path out; not what is below it.
+func (ns *Nodes) Delete(path string) {
+	if old, was := ns.byPath.Delete(Node{Path: path}); was {
+		ns.forget(old)
+	}
+}
+
+func (ns *Nodes) forget(old Node) {
+	if old.Stat.Type() == 0 {
+		ns.sockets--
+	}
+	if old.Stat.Linked() {
+		ns.linked.Delete(link{old.Stat.Dev, old.Stat.Ino, old.Path})
+	}
+}
+
+// All goes through the nodes in order.
+func (ns *Nodes) All() iter.Seq[Node] {
+	return func(yield func(Node) bool) {
+		if ns != nil {
+			ns.byPath.Ascend(yield)
+		}
+	}
+}
+
+// Below goes through what is in the directory dir, at any depth; dir itself is not.
+func (ns *Nodes) Below(dir string) iter.Seq[Node] {
+	return func(yield func(Node) bool) {
+		if ns == nil {
+			return
+		}
+		prefix := dir + "/"
+		if dir == "." {
+			prefix = ""
+		}
+		ns.byPath.AscendGreaterOrEqual(Node{Path: prefix}, func(n Node) bool {
+			return strings.HasPrefix(n.Path, prefix) && yield(n)
+		})
+	}
+}
+
+// Linked says whether the inode has several names. Directories do not count.
+func (s Stat) Linked() bool { return s.Nlink > 1 && s.Type() != replication.TypeDir }
+
+// Leader is the first path of an inode with several: the one whose entry has
+// content and metadata. For any other inode it is path.
+func (ns *Nodes) Leader(path string, s Stat) string {
+	if !s.Linked() || ns == nil {
+		return path
+	}
+	leader := path
+	ns.linked.AscendGreaterOrEqual(link{s.Dev, s.Ino, "."}, func(l link) bool {
+		if l.dev == s.Dev && l.ino == s.Ino {
+			leader = l.path
+		}
+		return false
+	})
+	return leader
+}
+
+// AllLinked goes through the paths of all inodes with several.
+func (ns *Nodes) AllLinked() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if ns != nil {
+			ns.linked.Ascend(func(l link) bool { return yield(l.path) })
+		}
+	}
+}
