@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/understudy-ha/understudy/replication/capture"
 	"github.com/understudy-ha/understudy/replication/tree/treetest"
 )
 
@@ -64,9 +65,16 @@ func TestLargeFiles(t *testing.T) {
 			for round := range 16 {
 				mutate(t, rng, path)
 				if rng.IntN(3) == 0 {
-					settle() // or it is read in the freeze
+					settle() // or it is busy, and changes again until the freeze
+				} else {
+					r.frozen = func() { mutate(t, rng, path) }
 				}
-				if !r.capture(t) {
+				if rng.IntN(4) == 0 {
+					treetest.Must(t, r.capturer.Close())
+					r.capturer = capture.New(capture.Options{})
+				}
+				changed := r.capture(t)
+				if r.frozen = nil; !changed {
 					continue
 				}
 				r.ship(t)
@@ -103,20 +111,18 @@ func TestOneBlockOfALargeFile(t *testing.T) {
 			treetest.Write(t, path, b)
 			settle()
 			r.cycle(t)
-			for i := range 3 { // the second time on top of what is in pieces
+			for i := range 3 { // the second time on top of what is in pieces, the last time after a restart
+				if i == 2 {
+					treetest.Must(t, r.capturer.Close())
+					r.capturer = capture.New(capture.Options{})
+				}
 				patch(t, path, int64(i)*4<<20+7777, []byte("one block"))
 				settle()
 				if !r.capture(t) {
 					t.Fatal("the change was not seen")
 				}
-				if fs == "xfs" && r.last.BytesRead > 128<<10 {
+				if fs == "xfs" && i < 2 && r.last.BytesRead > 128<<10 {
 					t.Errorf("%d bytes were read for one block", r.last.BytesRead)
-				}
-				var sent int64
-				for _, c := range r.last.Delta.Volumes[0].Put[0].Chunks {
-					if c.Length <= 8<<10 && c.Skip == 0 {
-						sent += c.Length
-					}
 				}
 				r.ship(t)
 				res, err := r.applier.Apply(context.Background(), r.base.ID, r.roots())

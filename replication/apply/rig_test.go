@@ -100,7 +100,7 @@ func (r *rig) capture(t testing.TB) bool {
 func (r *rig) take(w capture.Sink) (*capture.Result, error) {
 	return r.capturer.Capture(context.Background(), capture.Request{
 		Volumes: []capture.Volume{{Name: "data", Path: r.src, StageDir: filepath.Join(r.dir, "active/stage")}},
-		Base:    r.base, Index: r.index, Sink: w, Hints: r.hints, Freezer: r,
+		Base:    r.base, Index: r.index, Sink: w, Content: r.home.Get, Hints: r.hints, Freezer: r,
 	})
 }
 

@@ -85,8 +85,9 @@ type Request struct {
 	Freezer   Freezer               // nil: nothing is frozen (containers are stopped)
 	FreezeMax time.Duration         // 0: no bound
 	Sink      Sink
-	Hints     Hints                 // where trees changed; nil: everything is looked at
-	Processes func() ([]int, error) // that may have files mapped: those change without a hint; nil: none
+	Content   func(replication.Hash) ([]byte, error) // of Base's chunks; nil: cannot be had
+	Hints     Hints                                  // where trees changed; nil: everything is looked at
+	Processes func() ([]int, error)                  // that may have files mapped: those change without a hint; nil: none
 }
 
 // Result of a capture. Delta is from Base, nil without one. Index describes the captured trees and belongs to the

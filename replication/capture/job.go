@@ -38,13 +38,14 @@ type volume struct {
 	index  *tree.Nodes          // of Index; empty when it is not of Base
 	unsure map[string]struct{}  // of Index: what looks the same but may have changed
 
-	now     *tree.Nodes         // the tree as of the last look, sockets included
-	dirty   map[string]struct{} // of now: what is still to be read
-	gone    map[string]struct{} // what Base has and now has not
-	early   map[string]reading  // read before the freeze, and not changed since
-	mapped  map[uint64]string   // inodes that processes map, and where they are in this volume; "": not
-	aside   []*staged           // set aside in the freeze
-	shadows *shadows            // of its large files
+	now      *tree.Nodes         // the tree as of the last look, sockets included
+	dirty    map[string]struct{} // of now: what is still to be read
+	gone     map[string]struct{} // what Base has and now has not
+	early    map[string]reading  // read before the freeze, and not changed since
+	mapped   map[uint64]string   // inodes that processes map, and where they are in this volume; "": not
+	aside    []*staged           // set aside in the freeze
+	shadows  *shadows            // of its large files
+	prepared map[string]source   // large files that were read while they were busy
 }
 
 // reading is an entry with its content, and the stat it was read at.
@@ -66,7 +67,7 @@ func (j *job) open() error {
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", v.Name, err)
 		}
-		jv := &volume{Volume: v, root: root, mapped: j.c.mappedIn(v.Name)}
+		jv := &volume{Volume: v, root: root, prepared: map[string]source{}, mapped: j.c.mappedIn(v.Name)}
 		j.vols = append(j.vols, jv)
 		if err := jv.emptyStage(); err != nil {
 			return fmt.Errorf("volume %s: %w", v.Name, err)

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"hash/maphash"
@@ -93,37 +94,127 @@ func (ss *shadows) rename(from, to *replication.Entry) {
 	}
 }
 
-// readLarge reads what differs in f from what old was captured from; old nil, or
-// without a shadow: everything. cloned: f is a clone, and becomes e's shadow.
-func (j *job) readLarge(ctx context.Context, v *volume, f *os.File, cloned bool, e *replication.Entry, emit func(replication.Hash, []byte) error) (err error) {
-	old := v.base.Get(e.Path)
-	was := v.shadows.of[old]
+// source is what is known of a large file's content from before.
+type source struct {
+	entry  *replication.Entry // nil: nothing
+	shadow *shadow            // nil: only what entry says
+}
+
+// known is the source that Base is.
+func (v *volume) known(path string) source {
+	e := v.base.Get(path)
+	if e == nil || e.Type != replication.TypeFile || e.Link != "" {
+		return source{}
+	}
+	return source{entry: e, shadow: v.shadows.of[e]}
+}
+
+// readLarge fills in e's chunks, reading what differs in f from what is known, or
+// everything. cloned: f is a clone, and goes into the shadow that comes back.
+func (j *job) readLarge(ctx context.Context, v *volume, f *os.File, cloned bool, e *replication.Entry, from source, emit func(replication.Hash, []byte) error) (*shadow, error) {
 	now := &shadow{}
-	var ranges []extent.Range
-	known := false
 	if cloned {
 		now.clone = f
-		if was != nil && was.clone != nil {
-			ranges, known, err = extent.Changed(was.clone, f, e.Size)
-		}
-	} else {
-		ranges, now.blocks, err = v.shadows.compare(ctx, f, e.Size, was)
-		known = was != nil && was.clone == nil
-		j.res.BytesRead += e.Size
 	}
+	ranges, sure, err := j.differences(ctx, v, f, e.Size, from, now)
 	if err == nil {
 		var read int64
-		if known && length(ranges) <= e.Size/2 {
-			e.Chunks, read, err = overlay(ctx, f, e.Size, old.Chunks, ranges, emit)
+		if sure && length(ranges) <= e.Size/2 {
+			e.Chunks, read, err = overlay(ctx, f, e.Size, from.entry.Chunks, ranges, emit)
 		} else {
 			e.Chunks, read, err = tree.ReadChunks(ctx, f, e.Size, emit)
 		}
 		j.res.BytesRead += read
 	}
 	if err != nil {
-		return errors.Join(err, now.close())
+		return nil, errors.Join(err, now.close())
 	}
-	return v.shadows.put(e, now)
+	return now, nil
+}
+
+// differences finds where f is not as from says, and fills in now; false: that
+// cannot be told.
+func (j *job) differences(ctx context.Context, v *volume, f *os.File, size int64, from source, now *shadow) (ranges []extent.Range, sure bool, err error) {
+	if now.clone != nil && from.shadow != nil && from.shadow.clone != nil {
+		if ranges, sure, err = extent.Changed(from.shadow.clone, f, size); err != nil || sure {
+			return ranges, sure, err
+		}
+	}
+	if now.clone == nil {
+		j.res.BytesRead += size
+		ranges, now.blocks, err = v.shadows.compare(ctx, f, size, from.shadow)
+		if err != nil || from.shadow != nil && from.shadow.clone == nil {
+			return ranges, err == nil, err
+		}
+	}
+	if j.r.Content == nil || from.entry == nil || !inPieces(from.entry.Chunks) {
+		return nil, false, nil // what is unchanged gives the same chunks again
+	}
+	j.res.BytesRead += size
+	ranges, err = compareStored(ctx, f, size, from.entry.Chunks, j.r.Content)
+	return ranges, err == nil, err
+}
+
+// inPieces says whether reading the same content again would give other chunks.
+func inPieces(cs []replication.Chunk) bool {
+	for _, c := range cs {
+		if c.Skip != 0 || c.Offset%replication.ChunkSize != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// compareStored finds where f differs from chunks whose content get has: when a
+// restart lost the shadows, this is dearer, and still cheaper than to send it all.
+func compareStored(ctx context.Context, f *os.File, size int64, chunks []replication.Chunk, get func(replication.Hash) ([]byte, error)) (ranges []extent.Range, err error) {
+	differ := func(from, to int64) {
+		if n := len(ranges); n > 0 && ranges[n-1].Offset+ranges[n-1].Length >= from {
+			ranges[n-1].Length = to - ranges[n-1].Offset
+		} else if from < to {
+			ranges = append(ranges, extent.Range{Offset: from, Length: to - from})
+		}
+	}
+	buf := make([]byte, replication.ChunkSize)
+	at := int64(0)
+	gap := func(end int64) error { // a hole, or it differs
+		data, _, err := tree.NextData(f, at, size)
+		if err == nil && data < end {
+			differ(data, end)
+		}
+		return err
+	}
+	for _, c := range chunks {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if c.Offset >= size {
+			break
+		}
+		if err := gap(c.Offset); err != nil {
+			return nil, err
+		}
+		b := buf[:min(c.Length, size-c.Offset)]
+		if _, err := f.ReadAt(b, c.Offset); err != nil {
+			return nil, err
+		}
+		was, err := get(c.Hash)
+		if err != nil || int64(len(was)) < c.Skip+c.Length { // the store is damaged: send it
+			was = make([]byte, c.Skip+c.Length)
+		}
+		was = was[c.Skip:]
+		for k := 0; k < len(b); k += block {
+			end := min(k+block, len(b))
+			if !bytes.Equal(b[k:end], was[k:end]) {
+				differ(c.Offset+int64(k), c.Offset+int64(end))
+			}
+		}
+		at = c.Offset + int64(len(b))
+	}
+	if err := gap(size); err != nil {
+		return nil, err
+	}
+	return ranges, nil
 }
 
 func length(ranges []extent.Range) (n int64) {

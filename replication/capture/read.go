@@ -70,7 +70,13 @@ func (j *job) readQuiet(ctx context.Context) error {
 	for _, v := range j.vols {
 		for _, path := range v.todo() {
 			n := v.node(path)
-			if n.Stat.CtimeNs >= before || v.linksTo(n) != "" {
+			if v.linksTo(n) != "" {
+				continue
+			}
+			if n.Stat.CtimeNs >= before {
+				if err := j.prepare(ctx, v, n); err != nil {
+					return err
+				}
 				continue
 			}
 			e, err := j.readNow(ctx, v, n, j.put)
@@ -85,6 +91,37 @@ func (j *job) readQuiet(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// prepare reads a large file that is busy, where it can be set aside in the freeze only by
+// reading: so that only what changes until then is left to be kept. What it
+// read is of no one instant, and counts for nothing else.
+func (j *job) prepare(ctx context.Context, v *volume, n tree.Node) error {
+	if n.Stat.Type() != replication.TypeFile || n.Stat.Size < largeFile || j.r.Freezer == nil {
+		return nil
+	}
+	f, err := v.root.Open(n.Path)
+	if tree.Vanished(err) {
+		return nil
+	}
+	if err != nil {
+		return moved(v, n, err)
+	}
+	defer f.Close()
+	clone, cloned, err := v.clone(f)
+	if err != nil || cloned {
+		return errors.Join(err, clone.Close())
+	}
+	if err := errors.Join(clone.Close(), tree.Flush(f)); err != nil {
+		return err
+	}
+	e := &replication.Entry{Path: n.Path, Size: n.Stat.Size}
+	s, err := j.readLarge(ctx, v, f, false, e, v.known(n.Path), j.put)
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return nil // it becomes shorter
+	}
+	v.prepared[n.Path] = source{entry: e, shadow: s}
+	return err
 }
 
 func (j *job) put(h replication.Hash, data []byte) error {
@@ -133,9 +170,15 @@ func (j *job) readContent(ctx context.Context, v *volume, f *os.File, e *replica
 		return err
 	}
 	if cloned {
-		return j.readLarge(ctx, v, clone, true, e, emit)
+		f = clone
+	} else if err := clone.Close(); err != nil {
+		return err
 	}
-	return errors.Join(clone.Close(), j.readLarge(ctx, v, f, false, e, emit))
+	s, err := j.readLarge(ctx, v, f, cloned, e, v.known(e.Path), emit)
+	if err != nil {
+		return err
+	}
+	return v.shadows.put(e, s)
 }
 
 // clone clones src into a file of the stage that has no name, so that it goes with
@@ -164,9 +207,21 @@ func moved(v *volume, n tree.Node, err error) error {
 // staged is a dirty node as it was in the freeze.
 type staged struct {
 	entry  *replication.Entry
-	file   *os.File // its content, a clone or a copy; nil: entry is complete but for small
+	file   *os.File // its content, a clone or a copy; nil: entry is complete but for kept
 	cloned bool
-	small  [][]byte // content of a small file, one for each of entry's chunks
+	kept   []kept  // content that is in memory
+	shadow *shadow // of a large file, complete
+}
+
+type kept struct {
+	hash replication.Hash
+	data []byte
+}
+
+// keep is an emit that keeps.
+func (s *staged) keep(h replication.Hash, b []byte) error {
+	s.kept = append(s.kept, kept{h, bytes.Clone(b)})
+	return nil
 }
 
 func (s *staged) close() error {
@@ -225,10 +280,9 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 		if err := tree.Flush(src); err != nil {
 			return err
 		}
-		s.entry.Chunks, _, err = tree.ReadChunks(ctx, src, n.Stat.Size, func(_ replication.Hash, b []byte) error {
-			s.small = append(s.small, bytes.Clone(b))
-			return nil
-		})
+		var read int64
+		s.entry.Chunks, read, err = tree.ReadChunks(ctx, src, n.Stat.Size, s.keep)
+		j.res.BytesRead += read
 		return errors.Join(err, unmoved(src, n))
 	}
 	if s.file, s.cloned, err = v.clone(src); err != nil {
@@ -237,6 +291,13 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 	if s.cloned {
 		j.res.Cloned++
 		return unmoved(src, n)
+	}
+	if from, ok := v.prepared[n.Path]; ok {
+		if err := tree.Flush(src); err != nil {
+			return err
+		}
+		s.shadow, err = j.readLarge(ctx, v, src, false, s.entry, from, s.keep)
+		return errors.Join(err, s.close(), unmoved(src, n))
 	}
 	j.res.Copied++
 	if err := tree.Flush(src); err != nil {
@@ -312,20 +373,25 @@ func (v *volume) result() (replication.Volume, replication.VolumeDelta) {
 }
 
 func (j *job) readStaged(ctx context.Context, v *volume, s *staged) (err error) {
-	for k, data := range s.small {
-		j.res.BytesRead += int64(len(data))
-		if err := j.put(s.entry.Chunks[k].Hash, data); err != nil {
+	for _, k := range s.kept {
+		if err := j.put(k.hash, k.data); err != nil {
 			return err
 		}
 	}
-	s.small = nil
+	s.kept = nil
+	if s.shadow != nil {
+		return v.shadows.put(s.entry, s.shadow)
+	}
 	if s.file == nil {
 		return nil
 	}
 	if s.entry.Size >= largeFile {
-		err := j.readLarge(ctx, v, s.file, s.cloned, s.entry, j.put)
+		shadow, err := j.readLarge(ctx, v, s.file, s.cloned, s.entry, v.known(s.entry.Path), j.put)
+		if err == nil {
+			err = v.shadows.put(s.entry, shadow)
+		}
 		if s.cloned {
-			s.file = nil // a shadow now
+			s.file = nil // the shadow's now
 		}
 		return errors.Join(err, s.close())
 	}

@@ -143,7 +143,7 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 	asOf := time.Now()
 	res, err := e.capturer.Capture(ctx, capture.Request{
 		Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base),
-		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Sink: pack, Hints: e.hints(r), Processes: r.Processes,
+		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Sink: pack, Content: e.store.Get, Hints: e.hints(r), Processes: r.Processes,
 	})
 	captured := time.Now()
 	unchanged := errors.Is(err, replication.ErrUnchanged)
