@@ -67,10 +67,12 @@ func forge(t *testing.T, n *lab.Node, head replication.ID, change func(*replicat
 	s, err := store.Open(n.HostPath("/var/lib/understudy"), stack.Service, store.Options{})
 	must(t, err)
 	defer s.Close()
-	m, err := s.Load(head)
+	loaded, err := s.Load(head)
 	must(t, err)
-	change(m)
-	b, err := store.EncodeManifest(m)
+	m := *loaded
+	m.Delta = nil
+	change(&m)
+	b, err := store.EncodeManifest(&m)
 	must(t, err)
 	path = fmt.Sprintf("/root/forged-%s", m.ID)
 	must(t, n.WriteFile(limited(t, time.Minute), path, b, os.FileMode(0o600)))
