@@ -48,6 +48,12 @@ demo: deps package ## lose a node in a real cluster and watch; ROUNDS=3
 	CGO_ENABLED=0 go build -trimpath -o build/demo-run ./test/demo
 	build/demo-run --rounds $(ROUNDS) --out build/demo
 
+.PHONY: bench
+bench: deps package ## measure next to rsync and podman save; SCALE=small BENCH="id id" SEED=
+	CGO_ENABLED=0 go build -trimpath -o build/bench-run ./test/bench
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o build/bench-node ./test/bench/onnode
+	build/bench-run --scale '$(SCALE)' --only '$(BENCH)' $(if $(SEED),--seed $(SEED)) --out build/bench
+
 .PHONY: test
 test: deps unit package e2e ## every test
 

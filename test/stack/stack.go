@@ -29,7 +29,9 @@ type Options struct {
 	FS    string        // xfs or ext4
 	Deb   string        // the package to install; "": the one in build/
 	Token time.Duration // Corosync's; 1 s unless set
-	Out   io.Writer     // progress
+	// DiskSize is of each node's sparse disk, bytes; the lab's default unless set.
+	DiskSize int64
+	Out      io.Writer // progress
 }
 
 // Stack is a lab with a cluster and Understudy on its nodes.
@@ -49,7 +51,7 @@ func Up(ctx context.Context, o Options) (s *Stack, err error) {
 			return nil, err
 		}
 	}
-	l, err := lab.Up(ctx, lab.Options{Name: o.Name, FS: o.FS, Deb: o.Deb, Token: o.Token, Cluster: true, Out: o.Out})
+	l, err := lab.Up(ctx, lab.Options{Name: o.Name, FS: o.FS, Deb: o.Deb, Token: o.Token, DiskSize: o.DiskSize, Cluster: true, Out: o.Out})
 	if err != nil {
 		return nil, err
 	}
