@@ -45,6 +45,7 @@ when it returns, it takes them up again.`,
 }
 
 func runAgent(ctx context.Context, conf *config.Config) error {
+	collectOften()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: conf.LogLevel}))
 	a, err := agent.New(agent.Options{Config: conf, Logger: log})
 	if err != nil {

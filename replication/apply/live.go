@@ -25,12 +25,12 @@ func liveEntries(ctx context.Context, g Generations, root *tree.Root, want *repl
 	if err != nil {
 		return nil, err
 	}
-	leads := map[[2]uint64]string{}
+	leads := map[uint64]string{}
 	live := replication.NewEntries()
 	for _, n := range nodes {
 		e := replication.Entry{Path: n.Path, Type: n.Stat.Type()}
 		w := want.Get(n.Path)
-		key := [2]uint64{n.Stat.Dev, n.Stat.Ino}
+		key := n.Stat.Ino
 		lead, linked := leads[key]
 		switch {
 		case linked:
@@ -41,7 +41,7 @@ func liveEntries(ctx context.Context, g Generations, root *tree.Root, want *repl
 			}
 			fallthrough
 		default:
-			if n.Stat.Nlink > 1 && e.Type != replication.TypeDir {
+			if n.Stat.Linked() {
 				leads[key] = n.Path
 			}
 		}

@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -174,21 +175,18 @@ func (v *volume) addMapped(look map[string]struct{}, mapped map[uint64]struct{})
 func (v *volume) lookAtPath(ctx context.Context, path string, trees map[string]struct{}) error {
 	st, err := v.root.Lstat(path)
 	if err != nil && !tree.Vanished(err) {
-		return err
+		return fmt.Errorf("%q: %w", path, err)
 	}
 	was, known := v.now.Get(path)
 	isDir := err == nil && st.Type() == replication.TypeDir
 	_, anew := trees[path]
-	same := !anew && known && isDir && was.Type() == replication.TypeDir && was.Dev == st.Dev && was.Ino == st.Ino
+	same := !anew && known && isDir && was.Type() == replication.TypeDir && was.Ino == st.Ino
 	if !same {
 		v.vanishedBelow(path)
 	}
 	if err != nil {
 		v.vanished(path)
 		return nil
-	}
-	if !v.root.Holds(st.Dev) {
-		return errWhole // which says what is wrong
 	}
 	if path != "." {
 		if dir, ok := v.now.Get(tree.Dir(path)); !ok || dir.Type() != replication.TypeDir {

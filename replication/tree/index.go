@@ -20,13 +20,13 @@ import (
 // Stat is what lstat says of a path, as far as a change would show in it.
 type Stat struct {
 	_                struct{} `cbor:",toarray"`
-	Dev, Ino         uint64
+	Ino              uint64
 	CtimeNs, MtimeNs int64
 	Size             int64
+	Rdev             uint64
 	Mode             uint32 // st_mode with the type bits
 	UID, GID         uint32
-	Nlink            uint64
-	Rdev             uint64
+	Nlink            uint32
 }
 
 // Type is the entry type; 0 for a socket, which is not carried.
@@ -87,7 +87,7 @@ func (x *Index) FindUnsure() {
 }
 
 // indexMagic begins a saved index; then BLAKE3-256 of the rest, zstd of CBOR.
-const indexMagic = "USIX\x02"
+const indexMagic = "USIX\x03"
 
 const maxIndex = 2 << 30 // bytes decoded
 

@@ -12,22 +12,19 @@ import (
 // Nodes are a tree's nodes by path, in entry order, as [replication.Entries] are:
 // clones share what neither has changed. The nil Nodes are empty, to be read only.
 type Nodes struct {
-	byPath  *btree.BTreeG[Node]
+	byPath  *btree.BTreeG[*Node] // a node is not changed once it is in
 	linked  *btree.BTreeG[link]
 	sockets int
 }
 
 // link is a path of an inode that has several.
 type link struct {
-	dev, ino uint64
-	path     string
+	ino  uint64
+	path string
 }
 
 func (a link) less(b link) bool {
-	switch {
-	case a.dev != b.dev:
-		return a.dev < b.dev
-	case a.ino != b.ino:
+	if a.ino != b.ino {
 		return a.ino < b.ino
 	}
 	return replication.ComparePaths(a.path, b.path) < 0
@@ -36,7 +33,7 @@ func (a link) less(b link) bool {
 // NewNodes makes Nodes of a list in any order.
 func NewNodes(list ...Node) *Nodes {
 	ns := &Nodes{
-		byPath: btree.NewG(32, func(a, b Node) bool { return replication.ComparePaths(a.Path, b.Path) < 0 }),
+		byPath: btree.NewG(32, func(a, b *Node) bool { return replication.ComparePaths(a.Path, b.Path) < 0 }),
 		linked: btree.NewG(32, link.less),
 	}
 	for _, n := range list {
@@ -74,36 +71,39 @@ func (ns *Nodes) Get(path string) (Stat, bool) {
 	if ns == nil {
 		return Stat{}, false
 	}
-	n, ok := ns.byPath.Get(Node{Path: path})
-	return n.Stat, ok
+	n, ok := ns.byPath.Get(&Node{Path: path})
+	if !ok {
+		return Stat{}, false
+	}
+	return n.Stat, true
 }
 
 // Set puts n where its path says.
 func (ns *Nodes) Set(n Node) {
-	if old, was := ns.byPath.ReplaceOrInsert(n); was {
+	if old, was := ns.byPath.ReplaceOrInsert(&n); was {
 		ns.forget(old)
 	}
 	if n.Stat.Type() == 0 {
 		ns.sockets++
 	}
 	if n.Stat.Linked() {
-		ns.linked.ReplaceOrInsert(link{n.Stat.Dev, n.Stat.Ino, n.Path})
+		ns.linked.ReplaceOrInsert(link{n.Stat.Ino, n.Path})
 	}
 }
 
 // Delete takes one path out; not what is below it.
 func (ns *Nodes) Delete(path string) {
-	if old, was := ns.byPath.Delete(Node{Path: path}); was {
+	if old, was := ns.byPath.Delete(&Node{Path: path}); was {
 		ns.forget(old)
 	}
 }
 
-func (ns *Nodes) forget(old Node) {
+func (ns *Nodes) forget(old *Node) {
 	if old.Stat.Type() == 0 {
 		ns.sockets--
 	}
 	if old.Stat.Linked() {
-		ns.linked.Delete(link{old.Stat.Dev, old.Stat.Ino, old.Path})
+		ns.linked.Delete(link{old.Stat.Ino, old.Path})
 	}
 }
 
@@ -111,7 +111,7 @@ func (ns *Nodes) forget(old Node) {
 func (ns *Nodes) All() iter.Seq[Node] {
 	return func(yield func(Node) bool) {
 		if ns != nil {
-			ns.byPath.Ascend(yield)
+			ns.byPath.Ascend(func(n *Node) bool { return yield(*n) })
 		}
 	}
 }
@@ -126,8 +126,8 @@ func (ns *Nodes) Below(dir string) iter.Seq[Node] {
 		if dir == "." {
 			prefix = ""
 		}
-		ns.byPath.AscendGreaterOrEqual(Node{Path: prefix}, func(n Node) bool {
-			return strings.HasPrefix(n.Path, prefix) && yield(n)
+		ns.byPath.AscendGreaterOrEqual(&Node{Path: prefix}, func(n *Node) bool {
+			return strings.HasPrefix(n.Path, prefix) && yield(*n)
 		})
 	}
 }
@@ -142,8 +142,8 @@ func (ns *Nodes) Leader(path string, s Stat) string {
 		return path
 	}
 	leader := path
-	ns.linked.AscendGreaterOrEqual(link{s.Dev, s.Ino, "."}, func(l link) bool {
-		if l.dev == s.Dev && l.ino == s.Ino {
+	ns.linked.AscendGreaterOrEqual(link{s.Ino, "."}, func(l link) bool {
+		if l.ino == s.Ino {
 			leader = l.path
 		}
 		return false

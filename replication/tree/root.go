@@ -39,9 +39,6 @@ func (r *Root) Close() error { return unix.Close(r.fd) }
 // Path is where the root was opened.
 func (r *Root) Path() string { return r.path }
 
-// Holds says whether dev, as in Stat, is the tree's file system.
-func (r *Root) Holds(dev uint64) bool { return dev == r.dev }
-
 // Sync makes everything on the root's file system durable.
 func (r *Root) Sync() error {
 	if err := unix.Syncfs(r.fd); err != nil {
@@ -185,16 +182,22 @@ func (r *Root) handle(rel string, f func(fd int, proc string) error) error {
 // Lstat is the Stat of rel itself.
 func (r *Root) Lstat(rel string) (s Stat, err error) {
 	err = r.in("stat", rel, func(dirfd int, name string) error {
-		s, err = lstat(dirfd, name)
+		s, err = r.lstat(dirfd, name)
 		return err
 	})
 	return s, err
 }
 
-func lstat(dirfd int, name string) (Stat, error) {
+// ErrMountPoint says that what lies at a path is not the tree's.
+var ErrMountPoint = errors.New("is a mount point inside the volume; its content cannot be carried, unmount it")
+
+func (r *Root) lstat(dirfd int, name string) (Stat, error) {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dirfd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return Stat{}, err
+	}
+	if uint64(st.Dev) != r.dev { // types differ by architecture
+		return Stat{}, ErrMountPoint
 	}
 	return fromStat(&st), nil
 }
@@ -210,7 +213,7 @@ func FileStat(f *os.File) (Stat, error) {
 
 func fromStat(st *unix.Stat_t) Stat {
 	return Stat{
-		Dev: uint64(st.Dev), Ino: st.Ino, CtimeNs: st.Ctim.Nano(), MtimeNs: st.Mtim.Nano(), Size: st.Size, // types differ by architecture
-		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Nlink: uint64(st.Nlink), Rdev: uint64(st.Rdev), // types differ by architecture
+		Ino: st.Ino, CtimeNs: st.Ctim.Nano(), MtimeNs: st.Mtim.Nano(), Size: st.Size,
+		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Nlink: uint32(st.Nlink), Rdev: uint64(st.Rdev), // types differ by architecture
 	}
 }

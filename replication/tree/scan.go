@@ -3,7 +3,6 @@ package tree
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 
@@ -24,7 +23,7 @@ func Join(dir, name string) string {
 // nothing but directories. What vanishes on the way is left out. A mount point
 // in the tree is an error: what lies there is not the volume's.
 func (r *Root) Scan(ctx context.Context) ([]Node, error) {
-	st, err := lstat(r.fd, ".")
+	st, err := r.lstat(r.fd, ".")
 	if err != nil {
 		return nil, r.fail("stat", ".", err)
 	}
@@ -85,16 +84,13 @@ func (r *Root) scanDir(dir string, nodes []Node) ([]Node, error) {
 		return nil, err
 	}
 	for _, name := range names {
-		st, err := lstat(fd, name)
+		st, err := r.lstat(fd, name)
 		if vanished(err) {
 			continue
 		}
 		path := Join(dir, name)
 		if err != nil {
 			return nil, r.fail("stat", path, err)
-		}
-		if st.Dev != r.dev {
-			return nil, fmt.Errorf("%s/%s is a mount point inside the volume; its content cannot be carried, unmount it", r.path, path)
 		}
 		nodes = append(nodes, Node{Path: path, Stat: st})
 	}
