@@ -11,6 +11,11 @@ type Freezer interface {
 	Freeze(ctx context.Context) (thaw func() error, err error)
 }
 
+// Quiesce has an application make its data fit to be taken, before the freeze. resume is
+// always called, once the freeze is over or has failed; an error of it does not
+// drop what was taken.
+type Quiesce func(ctx context.Context) (resume func() error, err error)
+
 // SealRequest asks for the live trees to be sealed as the next generation.
 type SealRequest struct {
 	Term       uint64
@@ -18,7 +23,9 @@ type SealRequest struct {
 	Roots      map[string]string     // volume name → path of its root
 	Definition []byte                // opaque; part of the generation
 	Images     []string              // image IDs the definition needs
-	Freezer    Freezer               // nil: the containers are stopped
+	Freezer    Freezer               // nil: the containers are stopped, or Loose
+	Loose      bool                  // the containers run and are not frozen: the generation is not of one instant
+	Quiesce    Quiesce               // asks the application first; nil: nobody does
 	Processes  func() ([]int, error) // of the containers; they may have files mapped
 	FreezeMax  time.Duration         // past it thaw, and drop the capture
 }
@@ -31,4 +38,6 @@ type SealResult struct {
 	Freeze  time.Duration // how long the containers stood still
 	Changed int           // entries
 	Bytes   int64         // content read
+	Moved   int           // of a loose generation: files that changed while they were taken
+	Resume  error         // of Quiesce's resume: the application may still be waiting
 }

@@ -134,6 +134,7 @@ type Manifest struct {
 	CapturedAt time.Time // active's clock; for display only
 	FreezeNs   int64     // how long containers stood still
 	Diverged   bool      // archived on a former active's return; never promoted
+	Loose      bool      // not of one instant: nothing was frozen
 	Final      bool      // captured in a demotion, with the containers stopped: nothing can follow in this term
 	Definition []byte    // containers, networks, volumes, secrets: JSON of agent/podman; opaque here
 	Images     []string  // image IDs the definition needs ("sha256:…")

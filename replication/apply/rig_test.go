@@ -32,6 +32,7 @@ type rig struct {
 	capturer      *capture.Capturer
 	hints         capture.Hints
 	frozen        func() // called in each freeze
+	loose         bool
 }
 
 // Freeze lets the test act in the freeze.
@@ -98,10 +99,14 @@ func (r *rig) capture(t testing.TB) bool {
 }
 
 func (r *rig) take(w capture.Sink) (*capture.Result, error) {
-	return r.capturer.Capture(context.Background(), capture.Request{
+	q := capture.Request{
 		Volumes: []capture.Volume{{Name: "data", Path: r.src, StageDir: filepath.Join(r.dir, "active/stage")}},
 		Base:    r.base, Index: r.index, Sink: w, Content: r.home.Get, Hints: r.hints, Freezer: r,
-	})
+	}
+	if r.loose {
+		q.Freezer, q.Loose = nil, true
+	}
+	return r.capturer.Capture(context.Background(), q)
 }
 
 // ship sends what the standby lacks, as the wire would.

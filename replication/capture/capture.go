@@ -84,6 +84,8 @@ type Request struct {
 	Index     *tree.Index           // what Base looked like to stat; nil, or of another generation: everything is read
 	Freezer   Freezer               // nil: nothing is frozen (containers are stopped)
 	FreezeMax time.Duration         // 0: no bound
+	Loose     bool                  // containers run although there is no Freezer: what moves is taken as it is after some tries
+	Quiesce   replication.Quiesce   // before the freeze; nil: nothing
 	Sink      Sink
 	Content   func(replication.Hash) ([]byte, error) // of Base's chunks; nil: cannot be had
 	Hints     Hints                                  // where trees changed; nil: everything is looked at
@@ -103,6 +105,8 @@ type Result struct {
 	BytesRead int64         // content read and hashed
 	Cloned    int           // files set aside by reflink
 	Copied    int           // files set aside by copying, within the freeze
+	Moved     int           // Loose only: files that changed while they were taken
+	Resume    error         // of Quiesce's resume
 }
 
 // attempts of a capture whose files change under it.
@@ -148,21 +152,33 @@ func (c *Capturer) once(ctx context.Context, r Request) (res *Result, err error)
 	if err := j.readQuiet(ctx); err != nil {
 		return nil, err
 	}
-	j.res.Freeze, err = frozen(ctx, r.Freezer, r.FreezeMax, func(ctx context.Context) error {
-		if err := j.look(ctx); err != nil {
-			return err
-		}
-		return j.setAside(ctx)
-	})
-	if err != nil {
+	if err := j.take(ctx); err != nil {
 		return nil, err
 	}
 	if err := j.read(ctx); err != nil {
 		return nil, err
 	}
 	if j.res.Changed == 0 && r.Base != nil {
-		return &Result{Index: j.index(j.base()), Freeze: j.res.Freeze, BytesRead: j.res.BytesRead}, replication.ErrUnchanged
+		return &Result{Index: j.index(j.base()), Freeze: j.res.Freeze, BytesRead: j.res.BytesRead, Resume: j.res.Resume}, replication.ErrUnchanged
 	}
 	j.res.Index = j.index(replication.ID{})
 	return j.res, nil
+}
+
+// take looks again and sets aside, with the application ready for it and everything frozen.
+func (j *job) take(ctx context.Context) (err error) {
+	if j.r.Quiesce != nil {
+		resume, err := j.r.Quiesce(ctx)
+		if err != nil {
+			return fmt.Errorf("preparing the application for a capture: %w", err)
+		}
+		defer func() { j.res.Resume = resume() }()
+	}
+	j.res.Freeze, err = frozen(ctx, j.r.Freezer, j.r.FreezeMax, func(ctx context.Context) error {
+		if err := j.look(ctx); err != nil {
+			return err
+		}
+		return j.setAside(ctx)
+	})
+	return err
 }

@@ -26,6 +26,7 @@ type job struct {
 	r      Request
 	at     int64 // Unix ns, before the last look
 	looked bool
+	asItIs bool // a file that moves is taken nevertheless
 	vols   []*volume
 	res    *Result
 }

@@ -247,26 +247,64 @@ func (j *job) setAside(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			n := v.node(path)
-			s := &staged{}
-			v.aside = append(v.aside, s)
-			if lead := v.linksTo(n); lead != "" {
-				s.entry = &replication.Entry{Path: path, Type: n.Stat.Type(), Link: lead}
-				continue
+			s, err := j.secure(ctx, v, v.node(path), &budget)
+			if j.r.Loose && errors.Is(err, errMoved) {
+				s, err = j.chase(ctx, v, path, &budget)
 			}
-			e, err := v.root.Meta(path, n.Stat)
 			if err != nil {
-				return moved(v, n, err)
+				return err
 			}
-			s.entry = &e
-			if e.Type == replication.TypeFile && n.Stat.Size > 0 {
-				if err := j.setAsideFile(ctx, v, n, s, &budget); err != nil {
-					return moved(v, n, err)
-				}
+			if s != nil {
+				v.aside = append(v.aside, s)
 			}
 		}
 	}
 	return nil
+}
+
+// secure sets one node aside as it is now; errMoved when it is not what n says.
+func (j *job) secure(ctx context.Context, v *volume, n tree.Node, budget *int64) (s *staged, err error) {
+	s = &staged{}
+	if lead := v.linksTo(n); lead != "" {
+		s.entry = &replication.Entry{Path: n.Path, Type: n.Stat.Type(), Link: lead}
+		return s, nil
+	}
+	e, err := v.root.Meta(n.Path, n.Stat)
+	if err != nil {
+		return nil, moved(v, n, err)
+	}
+	s.entry = &e
+	if e.Type == replication.TypeFile && n.Stat.Size > 0 {
+		if err := j.setAsideFile(ctx, v, n, s, budget); err != nil {
+			return nil, errors.Join(moved(v, n, err), s.close())
+		}
+	}
+	return s, nil
+}
+
+// chase takes a file that does not stand still: after some tries as it is while
+// it moves, its first bytes perhaps older than its last. nil: it is gone.
+func (j *job) chase(ctx context.Context, v *volume, path string, budget *int64) (*staged, error) {
+	for try := 1; ; try++ {
+		if err := v.lookAtPath(ctx, path, nil); err != nil && !errors.Is(err, errWhole) {
+			return nil, err
+		}
+		if _, dirty := v.dirty[path]; !dirty {
+			return nil, nil
+		}
+		n := v.node(path)
+		j.asItIs = try == attempts
+		s, err := j.secure(ctx, v, n, budget)
+		if j.asItIs = false; err == nil && try == attempts {
+			j.res.Moved++
+			// The index is not to say that this is what the file was at rest.
+			n.Stat.CtimeNs = 0
+			v.now.Set(n)
+		}
+		if !errors.Is(err, errMoved) || try == 2*attempts {
+			return s, err
+		}
+	}
 }
 
 func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *staged, budget *int64) (err error) {
@@ -283,31 +321,39 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 		var read int64
 		s.entry.Chunks, read, err = tree.ReadChunks(ctx, src, n.Stat.Size, s.keep)
 		j.res.BytesRead += read
-		return errors.Join(err, unmoved(src, n))
+		return errors.Join(err, j.unmoved(src, n))
 	}
 	if s.file, s.cloned, err = v.clone(src); err != nil {
 		return err
 	}
 	if s.cloned {
 		j.res.Cloned++
-		return unmoved(src, n)
+		if j.asItIs {
+			st, err := tree.FileStat(s.file)
+			s.entry.Size = min(s.entry.Size, st.Size)
+			return err
+		}
+		return j.unmoved(src, n)
 	}
 	if from, ok := v.prepared[n.Path]; ok {
 		if err := tree.Flush(src); err != nil {
 			return err
 		}
 		s.shadow, err = j.readLarge(ctx, v, src, false, s.entry, from, s.keep)
-		return errors.Join(err, s.close(), unmoved(src, n))
+		return errors.Join(err, s.close(), j.unmoved(src, n))
 	}
 	j.res.Copied++
 	if err := tree.Flush(src); err != nil {
 		return err
 	}
-	return errors.Join(tree.Copy(ctx, s.file, src, n.Stat.Size), unmoved(src, n))
+	return errors.Join(tree.Copy(ctx, s.file, src, n.Stat.Size), j.unmoved(src, n))
 }
 
 // unmoved checks that the file is still what n says: the one found, not written to.
-func unmoved(f *os.File, n tree.Node) error {
+func (j *job) unmoved(f *os.File, n tree.Node) error {
+	if j.asItIs {
+		return nil
+	}
 	st, err := tree.FileStat(f)
 	if err == nil && st != n.Stat {
 		err = errMoved

@@ -143,7 +143,7 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 	asOf := time.Now()
 	res, err := e.capturer.Capture(ctx, capture.Request{
 		Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base),
-		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Sink: pack, Content: e.store.Get, Hints: e.hints(r), Processes: r.Processes,
+		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Loose: r.Loose, Quiesce: r.Quiesce, Sink: pack, Content: e.store.Get, Hints: e.hints(r), Processes: r.Processes,
 	})
 	captured := time.Now()
 	unchanged := errors.Is(err, replication.ErrUnchanged)
@@ -153,7 +153,7 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 	if unchanged {
 		e.keepIndex(res.Index)
 		if sameBut(base, r) {
-			return replication.SealResult{ID: base.ID, AsOf: asOf}, e.settled(r, base.ID)
+			return replication.SealResult{ID: base.ID, AsOf: asOf, Resume: res.Resume}, e.settled(r, base.ID)
 		}
 		res.Volumes, res.Delta = base.Volumes, &replication.Delta{Base: base.ID, BaseSum: base.Sum()}
 	}
@@ -173,13 +173,13 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 	e.mu.Unlock()
 	res.Index.ID = m.ID
 	e.keepIndex(res.Index)
-	return replication.SealResult{ID: m.ID, New: true, AsOf: asOf, Freeze: res.Freeze, Changed: res.Changed, Bytes: res.BytesRead},
+	return replication.SealResult{ID: m.ID, New: true, AsOf: asOf, Freeze: res.Freeze, Changed: res.Changed, Bytes: res.BytesRead, Moved: res.Moved, Resume: res.Resume},
 		e.settled(r, m.ID)
 }
 
 // settled records, when the containers are stopped, that the trees are at id.
 func (e *Engine) settled(r replication.SealRequest, id replication.ID) error {
-	if r.Freezer != nil {
+	if r.Freezer != nil || r.Loose {
 		return nil
 	}
 	e.unwatch()
@@ -271,7 +271,7 @@ func volumes(roots map[string]string) []capture.Volume {
 func next(base *replication.Manifest, r replication.SealRequest, res *capture.Result, service string, asOf time.Time) *replication.Manifest {
 	m := &replication.Manifest{
 		Format: replication.FormatVersion, Service: service, ID: replication.ID{Term: r.Term, Seq: 1},
-		CapturedAt: asOf, FreezeNs: int64(res.Freeze), Final: r.Final, Definition: r.Definition, Images: r.Images, Volumes: res.Volumes, Delta: res.Delta,
+		CapturedAt: asOf, FreezeNs: int64(res.Freeze), Final: r.Final, Loose: r.Loose, Definition: r.Definition, Images: r.Images, Volumes: res.Volumes, Delta: res.Delta,
 	}
 	if base != nil {
 		m.Parent = base.ID

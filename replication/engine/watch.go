@@ -17,7 +17,7 @@ type watcher struct {
 // hints are for a capture of running containers; nil where there are none to be had.
 // Nobody else writes to a service's trees, so a standby needs none.
 func (e *Engine) hints(r replication.SealRequest) capture.Hints {
-	if r.Freezer == nil {
+	if r.Freezer == nil && !r.Loose {
 		return nil
 	}
 	if e.watcher == nil || !maps.Equal(e.watcher.roots, r.Roots) {

@@ -55,6 +55,7 @@ type header struct {
 	Volumes    []volumeHeader   `cbor:"11,keyasint"`
 	Sum        replication.Hash `cbor:"12,keyasint"` // of the generation's volumes, whole
 	Delta      *deltaHeader     `cbor:"13,keyasint,omitempty"`
+	Loose      bool             `cbor:"14,keyasint,omitempty"`
 }
 
 type volumeHeader struct {
@@ -131,7 +132,7 @@ func EncodeManifest(m *replication.Manifest) ([]byte, error) {
 func encodeItems(enc *cbor.Encoder, m *replication.Manifest) error {
 	h := header{
 		Format: m.Format, Service: m.Service, ID: m.ID, Parent: m.Parent,
-		FreezeNs: m.FreezeNs, Diverged: m.Diverged, Final: m.Final,
+		FreezeNs: m.FreezeNs, Diverged: m.Diverged, Final: m.Final, Loose: m.Loose,
 		Definition: m.Definition, Images: m.Images, Sum: m.Sum(),
 	}
 	if !m.CapturedAt.IsZero() {
@@ -295,7 +296,7 @@ func decodeHeader(dec *cbor.Decoder) (h header, m *replication.Manifest, err err
 	}
 	m = &replication.Manifest{
 		Format: h.Format, Service: h.Service, ID: h.ID, Parent: h.Parent,
-		FreezeNs: h.FreezeNs, Diverged: h.Diverged, Final: h.Final, Definition: h.Definition, Images: h.Images,
+		FreezeNs: h.FreezeNs, Diverged: h.Diverged, Final: h.Final, Loose: h.Loose, Definition: h.Definition, Images: h.Images,
 	}
 	if h.CapturedNs != 0 {
 		m.CapturedAt = time.Unix(0, h.CapturedNs).UTC()
