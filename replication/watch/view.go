@@ -170,6 +170,9 @@ func (w *Watcher) pathOf(mount int, h unix.FileHandle) (string, error) {
 func (w *Watcher) readlink(fd int) (string, error) {
 	b := w.path[:cap(w.path)]
 	n, err := unix.Readlink("/proc/self/fd/"+strconv.Itoa(fd), b)
+	if err == nil && n == len(b) {
+		err = unix.ENAMETOOLONG // it may be cut off
+	}
 	if err != nil {
 		return "", err
 	}
