@@ -38,6 +38,10 @@ type volumePath struct {
 
 var _ service.Runtime = (*runtimeAdapter)(nil)
 
+func (r *runtimeAdapter) Exec(ctx context.Context, container string, command []string) error {
+	return r.client.Exec(ctx, container, command)
+}
+
 func (r *runtimeAdapter) Inspect(ctx context.Context, name string) (service.Container, error) {
 	c, err := r.client.Inspect(ctx, name)
 	if errors.Is(err, podman.ErrNotFound) {

@@ -70,12 +70,14 @@ func specOf(params ...string) (api.Spec, []*api.Error) {
 
 func TestSpec(t *testing.T) {
 	got, problems := specOf("vip=192.0.2.100/24, 2001:DB8:0::100/64", "nic=eth0", "containers=registry,db  cache",
-		"volumes=data", "interval=2", "max-rpo=10min", "freeze-max=250ms", "stop-timeout=0", "on-unhealthy=fail", "vip-conflict=take")
+		"volumes=data", "interval=2", "max-rpo=10min", "freeze-max=250ms", "stop-timeout=0", "on-unhealthy=fail", "vip-conflict=take",
+		"consistency=hooks", "before-capture=db psql -c  CHECKPOINT", "after-capture=cache resume", "hook-timeout=20s")
 	want := api.Spec{
 		Service: "web", VIPs: []string{"192.0.2.100/24", "2001:db8::100/64"}, NIC: "eth0",
 		Containers: []string{"registry", "db", "cache"}, Volumes: []string{"data"},
 		Interval: api.Duration(2 * time.Second), MaxRPO: api.Duration(10 * time.Minute), FreezeMax: api.Duration(250 * time.Millisecond),
 		OnUnhealthy: "fail", VIPConflict: "take",
+		Consistency: "hooks", BeforeCapture: []string{"db", "psql", "-c", "CHECKPOINT"}, AfterCapture: []string{"cache", "resume"}, HookTimeout: api.Duration(20 * time.Second),
 	}
 	if diff := cmp.Diff(want, got); diff != "" || len(problems) > 0 {
 		t.Errorf("%v\n%s", problems, diff)
@@ -88,6 +90,7 @@ func TestDefaults(t *testing.T) {
 	want := api.Spec{
 		Service: "web", Containers: []string{"registry"}, Interval: api.DefaultInterval, MaxRPO: api.DefaultMaxRPO,
 		FreezeMax: api.DefaultFreezeMax, StopTimeout: api.DefaultStopTimeout, OnUnhealthy: api.OnUnhealthyDegraded, VIPConflict: api.ConflictRefuse,
+		Consistency: api.ConsistencyFrozen, HookTimeout: api.DefaultHookTimeout,
 	}
 	if diff := cmp.Diff(want, got); diff != "" || len(problems) > 0 {
 		t.Errorf("%v\n%s", problems, diff)
@@ -197,4 +200,25 @@ func FuzzStat(f *testing.F) {
 		}
 		parseStat(name) // must not panic
 	})
+}
+
+// Hooks that would do nothing, or nowhere, are told before the first capture.
+func TestHooksTogether(t *testing.T) {
+	for _, tt := range []struct{ params, want string }{
+		{"consistency=hooks", "before-capture is missing"},
+		{"before-capture=db flush", "do nothing with consistency=frozen"},
+		{"consistency=none after-capture=db", "a container without a command"},
+		{"consistency=hooks before-capture=elsewhere flush", `"elsewhere", which is no container`},
+		{"consistency=hooks before-capture=db flush after-capture=web resume", `"web", which is no container`},
+		{"consistency=rarely", "none of frozen, hooks, none"},
+	} {
+		params := []string{"containers=db"}
+		for p := range strings.SplitSeq(strings.NewReplacer(" consistency", "\nconsistency", " before", "\nbefore", " after", "\nafter").Replace(tt.params), "\n") {
+			params = append(params, p)
+		}
+		_, problems := specOf(params...)
+		if len(problems) != 1 || !strings.Contains(problems[0].Error(), tt.want) {
+			t.Errorf("%s: %v, not %q", tt.params, problems, tt.want)
+		}
+	}
 }

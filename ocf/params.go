@@ -2,6 +2,7 @@ package ocf
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,9 +55,32 @@ func (p parameter) apply(spec *api.Spec, value string) *api.Error {
 
 // together finds what is wrong with values that are right one by one.
 func together(spec api.Spec) []*api.Error {
+	if err := hooks(spec); err != nil {
+		return []*api.Error{err}
+	}
 	if spec.MaxRPO < spec.Interval {
 		return []*api.Error{api.Errorf(api.KindArgs, "make interval shorter or max-rpo longer",
 			"parameter max-rpo (%s) is shorter than interval (%s): a replica would be too old between captures", spec.MaxRPO, spec.Interval)}
+	}
+	return nil
+}
+
+// hooks checks that there are some where they are asked for, and only then, and
+// that they run in the service's own containers.
+func hooks(spec api.Spec) *api.Error {
+	if spec.Consistency != api.ConsistencyHooks {
+		if len(spec.BeforeCapture)+len(spec.AfterCapture) > 0 {
+			return api.Errorf(api.KindArgs, "write consistency=hooks, or leave them out", "before-capture and after-capture do nothing with consistency=%s", spec.Consistency)
+		}
+		return nil
+	}
+	if len(spec.BeforeCapture) == 0 {
+		return api.Errorf(api.KindArgs, "name the command that makes the data ready, or write consistency=frozen", "parameter before-capture is missing for consistency=hooks")
+	}
+	for _, h := range [][]string{spec.BeforeCapture, spec.AfterCapture} {
+		if len(h) > 0 && !slices.Contains(spec.Containers, h[0]) {
+			return api.Errorf(api.KindArgs, "begin it with one of "+strings.Join(spec.Containers, ", "), "before-capture or after-capture is to run in %q, which is no container of the service", h[0])
+		}
 	}
 	return nil
 }
@@ -116,6 +140,31 @@ var parameters = []parameter{
 		long: "The containers are paused while the state of their volumes is taken. Past this time they are thawed and the capture is dropped.",
 		def:  api.DefaultFreezeMax.String(), example: "250ms",
 		read: readDuration(time.Millisecond, func(s *api.Spec) *api.Duration { return &s.FreezeMax }),
+	},
+	{
+		name: "consistency", short: "How the data is taken", reloadable: true,
+		long: "frozen: all containers are paused for the instant in which the state of all volumes is taken. " +
+			"hooks: before that, before-capture runs in a container, and after-capture when the pause is over; only when something has changed. " +
+			"none: nothing is paused; files that change while they are read are read again, and a generation is not of one instant: only for data that bears that.",
+		def: api.ConsistencyFrozen, example: api.ConsistencyHooks,
+		read: readChoice(func(s *api.Spec) *string { return &s.Consistency }, api.ConsistencyFrozen, api.ConsistencyHooks, api.ConsistencyNone),
+	},
+	{
+		name: "before-capture", short: "Command before a capture", reloadable: true,
+		long: "For consistency=hooks: a container of the service, then a command to run in it, in words separated by spaces, without a shell. " +
+			"When it fails or takes longer than hook-timeout, nothing is captured in that cycle.",
+		example: "db psql -U postgres -c CHECKPOINT", read: readHook(func(s *api.Spec) *[]string { return &s.BeforeCapture }),
+	},
+	{
+		name: "after-capture", short: "Command after a capture", reloadable: true,
+		long:    "For consistency=hooks: as before-capture, run when the containers go on, whether or not the capture succeeded.",
+		example: "db /usr/local/bin/resume", read: readHook(func(s *api.Spec) *[]string { return &s.AfterCapture }),
+	},
+	{
+		name: "hook-timeout", short: "Time for before-capture and after-capture", reloadable: true,
+		long: "How long each of the two may take before it is ended.",
+		def:  api.DefaultHookTimeout.String(), example: "20s",
+		read: readDuration(time.Millisecond, func(s *api.Spec) *api.Duration { return &s.HookTimeout }),
 	},
 	{
 		name: "stop-timeout", short: "Time for a container to shut down", reloadable: true,

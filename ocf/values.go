@@ -123,3 +123,14 @@ func readChoice(field func(*api.Spec) *string, choices ...string) func(*api.Spec
 		return nil
 	}
 }
+
+func readHook(field func(*api.Spec) *[]string) func(*api.Spec, string) error {
+	return func(spec *api.Spec, value string) error {
+		words := strings.Fields(value)
+		if len(words) == 1 {
+			return fmt.Errorf("%q is a container without a command", value)
+		}
+		*field(spec) = words
+		return nil
+	}
+}

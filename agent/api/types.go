@@ -75,6 +75,13 @@ const (
 	ConflictTake   = "take"   // announce over it: for networks where a stale holder cannot be reached
 )
 
+// How a service's data is taken (parameter consistency).
+const (
+	ConsistencyFrozen = "frozen" // all containers stand still for the instant
+	ConsistencyHooks  = "hooks"  // and before that a command in a container has made the data ready
+	ConsistencyNone   = "none"   // nothing stands still: a generation is not of one instant
+)
+
 // Spec is a service as its resource parameters in the CIB define it. The CIB is
 // the only source; the agent keeps the last one it was told so that it can
 // carry on after its own restart.
@@ -90,6 +97,11 @@ type Spec struct {
 	StopTimeout Duration `json:"stop_timeout"` // grace for a container's own shutdown before SIGKILL; never beyond the operation's deadline
 	OnUnhealthy string   `json:"on_unhealthy"`
 	VIPConflict string   `json:"vip_conflict"`
+
+	Consistency   string   `json:"consistency,omitempty"`    // empty: frozen
+	BeforeCapture []string `json:"before_capture,omitempty"` // a container, then a command and its arguments to run in it
+	AfterCapture  []string `json:"after_capture,omitempty"`
+	HookTimeout   Duration `json:"hook_timeout,omitempty"` // for each of the two
 }
 
 // Defaults of the parameters, as `pcs resource describe` shows them.
@@ -98,6 +110,7 @@ const (
 	DefaultMaxRPO      = Duration(5 * time.Minute)
 	DefaultFreezeMax   = Duration(500 * time.Millisecond)
 	DefaultStopTimeout = Duration(10 * time.Second)
+	DefaultHookTimeout = Duration(5 * time.Second)
 )
 
 // ActionRequest asks the agent to do one action of the resource agent.

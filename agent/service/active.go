@@ -79,12 +79,15 @@ func (s *Service) cycle(ctx context.Context) (replication.SealResult, error) {
 	if err != nil {
 		return replication.SealResult{}, err
 	}
-	limit := time.Duration(rec.Spec.FreezeMax)
-	res, err := s.Replica.Seal(ctx, replication.SealRequest{
-		Term: rec.Term, Roots: paths, Definition: def.Bytes, Images: def.Images,
-		Freezer: s.Procs.Freezer(s.name, rec.Spec.Containers, limit), FreezeMax: limit,
+	q := replication.SealRequest{
+		Term: rec.Term, Roots: paths, Definition: def.Bytes, Images: def.Images, FreezeMax: time.Duration(rec.Spec.FreezeMax),
 		Processes: func() ([]int, error) { return s.Procs.Members(rec.Spec.Containers) },
-	})
+	}
+	s.consistently(&q, rec.Spec)
+	res, err := s.Replica.Seal(ctx, q)
+	if err == nil {
+		err = res.Resume
+	}
 	if err != nil {
 		return res, err
 	}

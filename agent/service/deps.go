@@ -55,6 +55,9 @@ type Runtime interface {
 	Init(ctx context.Context, name string) error
 	Start(ctx context.Context, name string) error
 	Stop(ctx context.Context, name string, grace time.Duration) error
+	// Exec runs a command in a running container and waits for its end; an exit
+	// code is an error. When ctx ends first, the command is ended too.
+	Exec(ctx context.Context, container string, command []string) error
 	// Neutralise turns off what would start the container at boot.
 	Neutralise(ctx context.Context, name string) error
 	Images(ctx context.Context) (images, layers []string, err error)

@@ -208,6 +208,8 @@ func (n *node) Start(_ context.Context, name string) error {
 func (n *node) Stop(_ context.Context, name string, _ time.Duration) error {
 	return n.set(name, "created")
 }
+func (n *node) Exec(context.Context, string, []string) error { return nil }
+
 func (n *node) Neutralise(context.Context, string) error { return nil }
 func (n *node) Images(context.Context) ([]string, []string, error) {
 	return []string{"sha256:1"}, nil, nil

@@ -325,7 +325,8 @@ func (s *Service) adopt(spec api.Spec) error {
 func specEqual(a, b api.Spec) bool {
 	return a.Service == b.Service && slices.Equal(a.VIPs, b.VIPs) && a.NIC == b.NIC && slices.Equal(a.Containers, b.Containers) &&
 		slices.Equal(a.Volumes, b.Volumes) && a.Interval == b.Interval && a.MaxRPO == b.MaxRPO && a.FreezeMax == b.FreezeMax &&
-		a.StopTimeout == b.StopTimeout && a.OnUnhealthy == b.OnUnhealthy && a.VIPConflict == b.VIPConflict
+		a.StopTimeout == b.StopTimeout && a.OnUnhealthy == b.OnUnhealthy && a.VIPConflict == b.VIPConflict &&
+		a.Consistency == b.Consistency && slices.Equal(a.BeforeCapture, b.BeforeCapture) && slices.Equal(a.AfterCapture, b.AfterCapture) && a.HookTimeout == b.HookTimeout
 }
 
 func (s *Service) result(message string) api.ActionResult {

@@ -205,7 +205,7 @@ func (v *volume) begin() {
 func (v *volume) found(n tree.Node) {
 	if now, ok := v.now.Get(n.Path); !ok || now != n.Stat {
 		v.now.Set(n)
-		if !ok {
+		if !ok || now.Ino != n.Stat.Ino { // it was not in this volume when it was looked for
 			delete(v.mapped, n.Stat.Ino)
 		}
 	}
