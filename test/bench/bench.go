@@ -41,7 +41,7 @@ type shape struct {
 const partPairs = 3
 
 // limit is how long one work may take, all sizes included.
-var limit = map[string]time.Duration{scaleFull: time.Hour, scaleSmall: 5 * time.Minute}
+var limit = map[string]time.Duration{scaleFull: 2 * time.Hour, scaleSmall: 8 * time.Minute}
 
 var both = []string{"xfs", "ext4"}
 

@@ -71,10 +71,8 @@ func (d *driver) close() error {
 // direct is a service without containers: a tree on n1, a store on both nodes, a
 // live tree on n2, driven by onnode's driver on each.
 type direct struct {
-	site     *site
-	n1, n2   *driver
-	profiles string // prefix of profiles on n1; "": none are made
-	count    int
+	site   *site
+	n1, n2 *driver
 }
 
 // live is where direct's tree is applied on n2.
@@ -86,9 +84,6 @@ func (s *site) direct(ctx context.Context, tree, via string) (d *direct, err err
 		return nil, err
 	}
 	d = &direct{site: s}
-	if s.bench.profile {
-		d.profiles = path.Join(place, "profile")
-	}
 	// The standby's first: its store must be there before anybody sends.
 	if d.n2, err = startDriver(ctx, s.n2, "-tree", live); err == nil {
 		d.n1, err = startDriver(ctx, s.n1, "-root", place+"/store", "-tree", tree, "-via", via)
@@ -113,30 +108,35 @@ func (s *site) forgetDirect(ctx context.Context) error {
 func (d *direct) close() error { return errors.Join(d.n1.close(), d.n2.close()) }
 
 // cycle seals the tree on n1 and commits it on n2.
-func (d *direct) cycle(ctx context.Context) (r cycled, err error) {
-	if d.profiles == "" {
-		return d.n1.do("cycle")
-	}
-	d.count++
-	file := fmt.Sprintf("%s-%d", d.profiles, d.count)
-	if _, err := d.n1.do("profile %s", file); err != nil {
-		return r, err
-	}
-	r, err = d.n1.do("cycle")
-	_, err2 := d.n1.do("stop")
-	return r, errors.Join(err, err2, d.site.keepProfile(ctx, file))
+func (d *direct) cycle(ctx context.Context) (cycled, error) {
+	return d.site.profiled(ctx, d.site.n1, d.n1, "cycle")
 }
 
 // apply brings the live tree on n2 to what was committed.
-func (d *direct) apply() (cycled, error) { return d.n2.do("apply") }
+func (d *direct) apply(ctx context.Context) (cycled, error) {
+	return d.site.profiled(ctx, d.site.n2, d.n2, "apply")
+}
 
-func (s *site) keepProfile(ctx context.Context, file string) error {
+// profiled has a driver do something and, if that is asked for, keeps a profile of it.
+func (s *site) profiled(ctx context.Context, n *lab.Node, d *driver, what string) (r cycled, err error) {
+	if !s.bench.profile {
+		return d.do("%s", what)
+	}
+	const file = place + "/profile"
+	if _, err := d.do("profile %s", file); err != nil {
+		return r, err
+	}
+	r, err = d.do("%s", what)
+	_, stopped := d.do("stop")
+	if err := errors.Join(err, stopped); err != nil {
+		return r, err
+	}
 	dir := path.Join(s.bench.out, "profiles")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return r, err
 	}
 	s.profiles++
-	return s.n1.CopyOut(ctx, file, fmt.Sprintf("%s/%s-%s-%02d.pprof", dir, s.working, s.fs, s.profiles))
+	return r, n.CopyOut(ctx, file, fmt.Sprintf("%s/%s-%s-%02d-%s.pprof", dir, s.working, s.fs, s.profiles, what))
 }
 
 // runJSON runs a command and decodes what it prints; what it says goes into the error.

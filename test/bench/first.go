@@ -64,7 +64,7 @@ func (f *first) ours(ctx context.Context) (float64, error) {
 	if f.last, err = d.cycle(ctx); err != nil {
 		return 0, err
 	}
-	a, err := d.apply()
+	a, err := d.apply(ctx)
 	f.applied = append(f.applied, (f.last.MS+a.MS)/1000)
 	return f.last.MS / 1000, err
 }

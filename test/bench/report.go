@@ -24,9 +24,10 @@ type report struct {
 func about(b *bench) string {
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	load, _ := os.ReadFile("/proc/loadavg")
+	load1, _, _ := strings.Cut(string(load), " ")
 	commit, _ := exec.Command("git", "describe", "--tags", "--always", "--dirty").Output()
 	return fmt.Sprintf("Scale %s, seed %d, commit %s; %d processors for both nodes, Linux %s; load at the begin %s.",
-		b.scale, b.seed, text(commit), runtime.NumCPU(), text(kernel), strings.Join(strings.Fields(string(load))[:min(1, len(load))], ""))
+		b.scale, b.seed, text(commit), runtime.NumCPU(), text(kernel), load1)
 }
 
 func text(b []byte) string { return strings.TrimSpace(string(b)) }

@@ -31,7 +31,7 @@ func random(ctx context.Context, s *site, sh shape) (*row, error) {
 	if _, err := d.cycle(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := d.apply(); err != nil {
+	if _, err := d.apply(ctx); err != nil {
 		return nil, err
 	}
 	rivals := []string{"-a", "-az"}
@@ -57,7 +57,7 @@ func random(ctx context.Context, s *site, sh shape) (*row, error) {
 			return 0, err
 		}
 		bytes = append(bytes, part)
-		a, err := d.apply()
+		a, err := d.apply(ctx)
 		applied = append(applied, a.MS/1000)
 		return f.last.MS / 1000, err
 	}

@@ -159,6 +159,7 @@ func (n *node) cycle(ctx context.Context) (r cycled, err error) {
 	for {
 		sealed, err = n.engine.Seal(ctx, replication.SealRequest{
 			Term: 1, Roots: n.roots(), Definition: []byte("{}"), Freezer: still{}, FreezeMax: n.freeze,
+			Processes: func() ([]int, error) { return nil, nil },
 		})
 		if !errors.Is(err, capture.ErrFreezeTooLong) || r.Retries == tries {
 			break
