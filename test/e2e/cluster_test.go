@@ -39,6 +39,7 @@ func TestCluster(t *testing.T) {
 		{"duplicate-address", testDuplicateAddress},
 		{"stale-sender", testStaleSender},
 		{"definition", testDefinition},
+		{"consistency", testConsistency},
 		{"postgres", testPostgres},
 	} {
 		if !t.Run(s.name, func(t *testing.T) { c.step(t, s.run) }) && interrupted.Err() == nil {
