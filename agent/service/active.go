@@ -21,6 +21,7 @@ func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.shipLoop(ctx, quit, fresh) })
 	defer wg.Wait()
+	s.forgetStandbyTimes()
 	s.assertScore(ctx)
 	inspected := time.Time{}
 	for ctx.Err() == nil {
@@ -51,6 +52,15 @@ func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 		case <-time.After(max(0, time.Duration(s.interval())-time.Since(began))):
 		}
 	}
+}
+
+// forgetStandbyTimes drops what was held against this node, and against the active of that
+// time, while this one was a standby.
+func (s *Service) forgetStandbyTimes() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cut = ""
+	clear(s.unready)
 }
 
 func (s *Service) interval() api.Duration {

@@ -486,3 +486,28 @@ func TestOfflineStopIsHeeded(t *testing.T) {
 	must(t, s, api.ActionPromote)
 	wantActive(t, n, s)
 }
+
+// What a standby says of its active, and what stood against it, ends with its promotion.
+func TestPromotionEndsAStandbysWorries(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart)
+	s.loop.stop()
+	s.mu.Lock()
+	s.cut = "no gossip comes from n2"
+	s.mu.Unlock()
+	s.unreadyBecause("Podman", errors.New("it hung"))
+	must(t, s, api.ActionPromote)
+	defer s.loop.stop()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		s.mu.Lock()
+		left := s.cut != "" || len(s.unready) > 0
+		s.mu.Unlock()
+		if !left {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the active node still says what it said as a standby")
+		}
+	}
+}
