@@ -130,6 +130,9 @@ func TestPendingThenNext(t *testing.T) {
 
 // TestMain runs the child of TestKilled.
 func TestMain(m *testing.M) {
+	if path := os.Getenv(mapsFile); path != "" {
+		mappingMain(path)
+	}
 	_ = flag.Set("rapid.checks", "25") // each mounts, captures and runs rsync; more with -rapid.checks
 	if dir := os.Getenv("APPLY_KILL_DIR"); dir != "" {
 		child(dir)

@@ -33,6 +33,7 @@ type rig struct {
 	hints         capture.Hints
 	frozen        func() // called in each freeze
 	loose         bool
+	processes     func() ([]int, error)
 }
 
 // Freeze lets the test act in the freeze.
@@ -101,7 +102,7 @@ func (r *rig) capture(t testing.TB) bool {
 func (r *rig) take(w capture.Sink) (*capture.Result, error) {
 	q := capture.Request{
 		Volumes: []capture.Volume{{Name: "data", Path: r.src, StageDir: filepath.Join(r.dir, "active/stage")}},
-		Base:    r.base, Index: r.index, Sink: w, Content: r.home.Get, Hints: r.hints, Freezer: r,
+		Base:    r.base, Index: r.index, Sink: w, Content: r.home.Get, Hints: r.hints, Processes: r.processes, Freezer: r,
 	}
 	if r.loose {
 		q.Freezer, q.Loose = nil, true
