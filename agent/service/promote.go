@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/understudy-ha/understudy/agent/api"
 )
 
@@ -165,23 +167,32 @@ func (s *Service) settleTree(ctx context.Context) error {
 	return s.Replica.Recheck()
 }
 
-// startContainers starts the containers in the order in which they are named.
+// startContainers starts the containers in the order in which they are named, then
+// makes sure that all of them run.
 func (s *Service) startContainers(ctx context.Context, spec api.Spec) error {
 	for _, name := range spec.Containers {
 		if err := s.Runtime.Start(ctx, name); err != nil {
 			return fmt.Errorf("container %s of service %s does not start on %s: %w", name, s.name, s.Node, err)
 		}
-		c, err := s.Runtime.Inspect(ctx, name)
-		if err != nil {
-			return err
-		}
-		if !c.Running {
-			return api.Errorf(api.KindGeneric, "see podman logs "+name, "container %s of service %s ended as soon as it was started on %s", name, s.name, s.Node)
-		}
-		s.mu.Lock()
-		s.seen[name] = c
-		s.mu.Unlock()
 	}
+	all, ctx := errgroup.WithContext(ctx)
+	for _, name := range spec.Containers {
+		all.Go(func() error { return s.sawStarted(ctx, name) })
+	}
+	return all.Wait()
+}
+
+func (s *Service) sawStarted(ctx context.Context, name string) error {
+	c, err := s.Runtime.Inspect(ctx, name)
+	if err != nil {
+		return err
+	}
+	if !c.Running {
+		return api.Errorf(api.KindGeneric, "see podman logs "+name, "container %s of service %s ended as soon as it was started on %s", name, s.name, s.Node)
+	}
+	s.mu.Lock()
+	s.seen[name] = c
+	s.mu.Unlock()
 	return nil
 }
 

@@ -14,10 +14,12 @@ type watcher struct {
 	roots map[string]string
 }
 
-// hints are for a capture of running containers; nil where there are none to be had.
-// Nobody else writes to a service's trees, so a standby needs none.
+// hints are for a capture of running containers, and for the last one when they
+// have ended; nil where there are none to be had. Nobody else writes to a
+// service's trees, so a standby needs none.
 func (e *Engine) hints(r replication.SealRequest) capture.Hints {
-	if r.Freezer == nil && !r.Loose {
+	running := r.Freezer != nil || r.Loose
+	if !running && (e.watcher == nil || !maps.Equal(e.watcher.roots, r.Roots)) {
 		return nil
 	}
 	if e.watcher == nil || !maps.Equal(e.watcher.roots, r.Roots) {
