@@ -1,15 +1,47 @@
 package main
 
 import (
+	"context"
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
+	"time"
 )
 
-// collectOften is for the two processes that live long: what they hold is one
-// large tree that hardly changes, and double its size would be wasted waiting for a
-// collection. Between collections there is little garbage, so more of them cost little.
-func collectOften() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(25)
+// What a long-lived process holds is one large tree that hardly changes: twice
+// its size would be wasted on waiting for a collection. There is little garbage
+// then, so more collections cost little; in a small heap they would cost more
+// than the work.
+const (
+	largeHeap    = 64 << 20 // bytes
+	largePercent = 25
+	smallPercent = 100
+	heapEvery    = 5 * time.Second
+)
+
+// tendHeap sets how often garbage is collected, by what is in use, until ctx ends.
+func tendHeap(ctx context.Context) {
+	if os.Getenv("GOGC") != "" {
+		return
+	}
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	tick := time.NewTicker(heapEvery)
+	defer tick.Stop()
+	percent := smallPercent
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		metrics.Read(live)
+		want := smallPercent
+		if live[0].Value.Uint64() > largeHeap {
+			want = largePercent
+		}
+		if want != percent {
+			debug.SetGCPercent(want)
+			percent = want
+		}
 	}
 }
