@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"log/slog"
 	"os"
-	"path/filepath"
 
 	"github.com/understudy-ha/understudy/agent/api"
 	"github.com/understudy-ha/understudy/replication"
@@ -19,19 +17,13 @@ import (
 // name that status shows it under, or a committed one by its ID. dir must not
 // exist or be empty; live trees are not touched. No agent is needed. It returns
 // what could not be written as it was.
-func Restore(ctx context.Context, storeRoot, service, name, dir string, log *slog.Logger) (warnings []string, err error) {
-	if !api.ValidServiceName(service) {
-		return nil, api.Errorf(api.KindArgs, "understudy status lists the services", "%q is not a service's name", service)
-	}
-	if _, err := os.Stat(filepath.Join(storeRoot, "services", service)); err != nil {
-		return nil, api.Errorf(api.KindNotFound, "understudy status lists the services", "no service %s in the store %s", service, storeRoot)
-	}
+func (k Kept) Restore(ctx context.Context, name, dir string) (warnings []string, err error) {
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return nil, api.Errorf(api.KindArgs, "name a directory that is empty or does not exist", "%s is not empty", dir)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	st, err := store.Open(storeRoot, service, store.Options{Logger: log})
+	st, err := k.open()
 	if err != nil {
 		return nil, err
 	}

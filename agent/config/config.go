@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication/store"
 )
 
 // Config is a node's configuration, complete and checked.
@@ -22,6 +23,8 @@ type Config struct {
 	SSH      SSH
 	Peers    []Peer
 	Limits   Limits
+	// Retention is what this node keeps of what it is sent, its Applied left empty.
+	Retention store.Policy
 }
 
 // Gossip is how this node talks to its peers' agents.
@@ -130,6 +133,7 @@ func parse(path string, data []byte, h host) (*Config, *document) {
 	limits := root.child("limits")
 	c.Limits.JournalSize = limits.size("journal_size", DefaultJournalSize, minJournalSize)
 	limits.done()
+	c.Retention = root.child("retention").retention()
 
 	peers := root.children("peer")
 	gossip, ssh := root.child("gossip"), root.child("ssh")
@@ -147,6 +151,18 @@ func parse(path string, data []byte, h host) (*Config, *document) {
 	root.done()
 	d.checkPeers(c, peers)
 	return c, d
+}
+
+func (t *table) retention() store.Policy {
+	def, least := store.DefaultPolicy, store.Floor
+	p := store.Policy{
+		KeepLast: t.count("keep_last", def.KeepLast, least.KeepLast),
+		Hourly:   t.count("hourly", def.Hourly, least.Hourly),
+		Daily:    t.count("daily", def.Daily, least.Daily),
+		Weekly:   t.count("weekly", def.Weekly, least.Weekly),
+	}
+	t.done()
+	return p
 }
 
 func (t *table) peer() Peer {

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication/store"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -58,9 +59,10 @@ func TestExampleLoads(t *testing.T) {
 			Bind: netip.MustParseAddrPort("198.51.100.1:7946"), KeyFile: dir + "/gossip.key",
 			Key: Secret("0123456789abcdef0123456789abcdef"),
 		},
-		SSH:    SSH{User: "understudy", KeyFile: dir + "/ssh_key", KnownHosts: dir + "/known_hosts"},
-		Peers:  []Peer{{Name: "n2", Address: "198.51.100.2", SSHPort: 22, Gossip: netip.MustParseAddrPort("198.51.100.2:7946")}},
-		Limits: Limits{JournalSize: 16 << 20},
+		SSH:       SSH{User: "understudy", KeyFile: dir + "/ssh_key", KnownHosts: dir + "/known_hosts"},
+		Peers:     []Peer{{Name: "n2", Address: "198.51.100.2", SSHPort: 22, Gossip: netip.MustParseAddrPort("198.51.100.2:7946")}},
+		Limits:    Limits{JournalSize: 16 << 20},
+		Retention: store.Policy{KeepLast: 20, Hourly: 24, Daily: 7, Weekly: 4},
 	}
 	if d := cmp.Diff(want, c, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
 		t.Error(d)

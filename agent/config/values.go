@@ -198,6 +198,23 @@ func (t *table) port(key string, def int) int {
 	return int(n)
 }
 
+// maxCount: a policy that keeps more is a slip of the keyboard.
+const maxCount = 10000
+
+// count reads a number of things.
+func (t *table) count(key string, def, least int) int {
+	v, ok := t.get(key)
+	if !ok {
+		return def
+	}
+	n, isNumber := v.(int64)
+	if !isNumber || n < int64(least) || n > maxCount {
+		t.problem(key, fmt.Sprintf("write a number from %d to %d without quotes, such as %s = %d", least, maxCount, key, def), "%s cannot be %v", t.full(key), show(v))
+		return def
+	}
+	return int(n)
+}
+
 // size reads a number of bytes: 65536, or "64KiB", "16MiB", "1GiB".
 func (t *table) size(key string, def, least int64) int64 {
 	v, ok := t.get(key)

@@ -31,6 +31,7 @@ var commands = []func(*app) *cobra.Command{
 	probeCommand,
 	drillCommand,
 	restoreCommand,
+	pruneCommand,
 	initCommand,
 	trustCommand,
 	versionCommand,

@@ -18,6 +18,7 @@ func TestMain(m *testing.M) {
 		"understudy": main,
 		"fakeagent":  fakeAgentMain,
 		"fakeweb":    fakeWebMain,
+		"seal":       sealMain,
 	})
 }
 

@@ -2,14 +2,8 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
-	"os"
 
 	"github.com/spf13/cobra"
-
-	"github.com/understudy-ha/understudy/agent"
-	"github.com/understudy-ha/understudy/agent/api"
-	"github.com/understudy-ha/understudy/agent/config"
 )
 
 // restoreResult is what `understudy restore --json` prints.
@@ -22,7 +16,8 @@ type restoreResult struct {
 
 // restoreCommand gets back what a node has kept.
 func restoreCommand(a *app) *cobra.Command {
-	var path, to string
+	var to string
+	var flags keptFlags
 	c := &cobra.Command{
 		Use:   "restore SERVICE GENERATION --to DIR",
 		Short: "Write a kept or diverged generation into a directory",
@@ -34,14 +29,11 @@ The service and its volumes are not touched: compare, and copy back what is want
 		Example: "  understudy restore registry 2.6.1 --to /root/lost",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			root := api.DefaultStore
-			if conf, err := config.Load(path); err == nil {
-				root = conf.Store
-			} else if cmd.Flags().Changed("config") {
+			kept, _, err := flags.open(cmd, args[0])
+			if err != nil {
 				return err
 			}
-			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-			warnings, err := agent.Restore(cmd.Context(), root, args[0], args[1], to, log)
+			warnings, err := kept.Restore(cmd.Context(), args[1], to)
 			if err != nil {
 				return err
 			}
@@ -56,7 +48,7 @@ The service and its volumes are not touched: compare, and copy back what is want
 		},
 	}
 	c.Flags().StringVar(&to, "to", "", "directory to write to; it must be empty or not exist")
-	c.Flags().StringVar(&path, "config", api.ConfigPath, "this node's configuration, for where the store is")
+	flags.add(c)
 	if err := c.MarkFlagRequired("to"); err != nil {
 		panic(err) // the flag is defined above
 	}

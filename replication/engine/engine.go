@@ -24,19 +24,19 @@ import (
 	"github.com/understudy-ha/understudy/replication/tree"
 )
 
-// Retention of the first version: enough generations to catch a standby up
-// after a short absence, and to restore from a recent past.
+// Pruning looks at every manifest: it may take a hundredth of the time.
 const (
-	keepLast   = 20
 	pruneEvery = time.Minute
+	pruneShare = 100
 )
 
 // Options of an Engine.
 type Options struct {
-	Root    string // of the stores
-	Service string
-	Logger  *slog.Logger
-	Hook    durable.Hook // fault tests
+	Root      string // of the stores
+	Service   string
+	Retention store.Policy // its Applied is the engine's to say
+	Logger    *slog.Logger
+	Hook      durable.Hook // fault tests
 }
 
 // Engine is one service's data on this node. Its methods may be called from
@@ -46,6 +46,7 @@ type Engine struct {
 	capturer *capture.Capturer
 	applier  *apply.Applier
 	log      *slog.Logger
+	policy   store.Policy
 
 	work   sync.Mutex     // held by Seal, Apply, Realign
 	saving sync.WaitGroup // of indexes
@@ -54,7 +55,7 @@ type Engine struct {
 	index     *tree.Index
 	head      *replication.Manifest // the head, decoded; its ID says whether it is current
 	freezes   []time.Duration       // the newest freezeWindow, in order
-	lastPrune time.Time
+	nextPrune time.Time
 
 	watcher *watcher // held by work
 }
@@ -71,7 +72,10 @@ func Open(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
-	return &Engine{store: st, applier: a, capturer: capture.New(capture.Options{Logger: o.Logger}), log: o.Logger, index: tree.LoadIndex(a.IndexPath())}, nil
+	return &Engine{
+		store: st, applier: a, capturer: capture.New(capture.Options{Logger: o.Logger}), log: o.Logger,
+		policy: o.Retention, index: tree.LoadIndex(a.IndexPath()),
+	}, nil
 }
 
 // Close releases the store's files.
@@ -314,16 +318,24 @@ func (e *Engine) Freezes() (p50, p99, most time.Duration) {
 
 // Prune applies the retention policy, at most once a minute.
 func (e *Engine) Prune() error {
+	began := time.Now()
 	e.mu.Lock()
-	due := time.Since(e.lastPrune) > pruneEvery
+	due := began.After(e.nextPrune)
 	if due {
-		e.lastPrune = time.Now()
+		e.nextPrune = began.Add(pruneEvery)
 	}
 	e.mu.Unlock()
 	if !due {
 		return nil
 	}
-	_, err := e.store.Prune(store.Policy{KeepLast: keepLast, Applied: e.liveAt()})
+	policy := e.policy
+	policy.Applied = e.liveAt()
+	out, err := e.store.Prune(policy)
+	took := time.Since(began)
+	e.log.Debug("pruned", "generations", len(out.Generations), "packs", out.Packs, "bytes", out.Bytes, "took", took)
+	e.mu.Lock()
+	e.nextPrune = began.Add(max(pruneEvery, pruneShare*took))
+	e.mu.Unlock()
 	return err
 }
 

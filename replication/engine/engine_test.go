@@ -218,6 +218,31 @@ func TestTurnRound(t *testing.T) {
 	}
 }
 
+// TestPinnedIsArchivedToo: a pinned generation of a history that ends is not lost with it.
+func TestPinnedIsArchivedToo(t *testing.T) {
+	a, b := pair(t)
+	a.write("file", "pinned")
+	pinned := a.seal(1)
+	if err := a.Store().Pin(pinned, "for good"); err != nil {
+		t.Fatal(err)
+	}
+	a.write("file", "unseen")
+	a.seal(1)
+	takeOver(b)
+	archived, err := a.Realign(t.Context(), replication.ID{Term: 1, Seq: 1})
+	if err != nil || len(archived) != 2 {
+		t.Fatalf("archived %v, %v", archived, err)
+	}
+	for i, want := range []string{"file=pinned", "file=unseen"} {
+		if got := a.diverged(archived[i]); got != want {
+			t.Errorf("%s holds %q, not %q", archived[i], got, want)
+		}
+	}
+	if pins, err := a.Store().Pins(); err != nil || len(pins) > 0 {
+		t.Errorf("pins of what is not committed any more: %v, %v", pins, err)
+	}
+}
+
 // TestNewHistoryArrivesFirst: the new active's generation is committed here before
 // this node has looked at what its own containers had written.
 func TestNewHistoryArrivesFirst(t *testing.T) {

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
-	"github.com/understudy-ha/understudy/replication/capture"
-
 	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/capture"
+	"github.com/understudy-ha/understudy/replication/store"
 )
 
 // Realign turns a former active's history round. Another node was promoted with
@@ -38,17 +39,27 @@ func (e *Engine) Realign(ctx context.Context, base replication.ID) (archived []s
 	}
 	if !newest.IsZero() {
 		// The newest holds everything: a generation is a full state. The ones
-		// between stay in the store, moved aside by Reset.
-		m, err := e.store.Load(newest)
+		// between stay in the store for a day, moved aside by Reset; pinned ones for good.
+		pins, err := e.store.Pins()
 		if err != nil {
 			return nil, err
 		}
-		copied := *m
-		name, err := e.store.Diverge(&copied)
-		if err != nil {
-			return nil, fmt.Errorf("archiving the diverged generation %s: %w", newest, err)
+		for _, id := range generations {
+			pinned := slices.ContainsFunc(pins, func(p store.Pin) bool { return p.ID == id })
+			if id != newest && (!pinned || id.Compare(base) <= 0) {
+				continue
+			}
+			m, err := e.store.Load(id)
+			if err != nil {
+				return archived, err
+			}
+			copied := *m
+			name, err := e.store.Diverge(&copied)
+			if err != nil {
+				return archived, fmt.Errorf("archiving the diverged generation %s: %w", id, err)
+			}
+			archived = append(archived, name)
 		}
-		archived = append(archived, name)
 	}
 	if ctx.Err() != nil {
 		return archived, ctx.Err()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/durable"
@@ -90,6 +91,9 @@ func (s *Store) commitLocked(m *replication.Manifest, b []byte) error {
 		return err
 	}
 	if err := s.placeLocked(m.ID, b); err != nil {
+		return err
+	}
+	if err := s.stampLocked(generationName(m.ID), m.Sum()); err != nil {
 		return err
 	}
 	if err := s.setHeadLocked(m.ID); err != nil {
@@ -211,17 +215,21 @@ func (s *Store) placeLocked(id replication.ID, b []byte) error {
 // supersedeLocked moves a generation that is not of this chain any more out of the way.
 func (s *Store) supersedeLocked(id replication.ID) error {
 	for n := 1; ; n++ {
-		to := s.path("superseded", fmt.Sprintf("%s.%d%s", id, n, manifestSuffix))
-		err := durable.RenameNoReplace(s.manifestFile(id), to, s.o.Hook)
-		if !errors.Is(err, fs.ErrExist) {
-			return err
+		name := filepath.Join("superseded", fmt.Sprintf("%s.%d%s", id, n, manifestSuffix))
+		err := durable.RenameNoReplace(s.manifestFile(id), s.path(name), s.o.Hook)
+		if errors.Is(err, fs.ErrExist) {
+			continue
 		}
+		if err == nil {
+			err = s.stampLocked(name, replication.Hash{})
+		}
+		return err
 	}
 }
 
 // Reset sets the head back to a committed generation, or to none, on a former
 // active's return. Generations beyond it are moved aside (superseded), not
-// deleted. It never touches the term. Local only: nothing on the wire reaches it.
+// deleted, and are not pinned any more. It never touches the term. Local only: nothing on the wire reaches it.
 func (s *Store) Reset(to replication.ID) error {
 	return s.locked(func() error {
 		head, err := s.Head()
@@ -252,6 +260,6 @@ func (s *Store) Reset(to replication.ID) error {
 				}
 			}
 		}
-		return nil
+		return s.dropPinsLocked(to)
 	})
 }

@@ -160,7 +160,7 @@ func TestDeltasOutlivePruning(t *testing.T) {
 		return nil
 	}
 	var c clock
-	s := open(t, root, Options{Now: c.now, Hook: hook})
+	s := open(t, root, Options{Now: c.now, Steady: c.steady, Hook: hook})
 	m := manifest(id(1, 1), id(0, 0))
 	want := map[replication.ID]replication.Hash{}
 	grow := func() {

@@ -41,13 +41,18 @@ func (s *Store) Load(id replication.ID) (*replication.Manifest, error) {
 	return s.load(path, id)
 }
 
+// load is loadNear what is at hand.
+func (s *Store) load(path string, id replication.ID) (*replication.Manifest, error) {
+	return s.loadNear(&s.loaded, path, id)
+}
+
 // maxDeltas is how many deltas a generation may be away from a whole manifest:
 // beyond any policy that keeps each of a day's.
 const maxDeltas = 1 << 17
 
-// load goes back from delta to delta until it finds a whole manifest or one that is
+// loadNear goes back from delta to delta until it finds a whole manifest or one that is
 // loaded already, and from there forward again.
-func (s *Store) load(path string, id replication.ID) (*replication.Manifest, error) {
+func (s *Store) loadNear(near *loaded, path string, id replication.ID) (*replication.Manifest, error) {
 	type delta struct {
 		m    *replication.Manifest
 		sum  replication.Hash
@@ -56,7 +61,7 @@ func (s *Store) load(path string, id replication.ID) (*replication.Manifest, err
 	var deltas []delta
 	var m *replication.Manifest
 	for at, file := id, path; m == nil; {
-		if m = s.loaded.get(file); m != nil {
+		if m = near.get(file); m != nil {
 			break
 		}
 		b, err := os.ReadFile(file)
@@ -78,7 +83,7 @@ func (s *Store) load(path string, id replication.ID) (*replication.Manifest, err
 		}
 		if got.Delta == nil {
 			m = got
-			s.loaded.keep(file, m)
+			near.keep(file, m)
 			break
 		}
 		if len(deltas) == maxDeltas {
@@ -98,7 +103,7 @@ func (s *Store) load(path string, id replication.ID) (*replication.Manifest, err
 		m = d.m
 	}
 	if len(deltas) > 0 {
-		s.loaded.keep(path, m)
+		near.keep(path, m)
 	}
 	return m, nil
 }
@@ -131,6 +136,12 @@ func (l *loaded) get(path string) *replication.Manifest {
 		}
 	}
 	return nil
+}
+
+func (l *loaded) clone() *loaded {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return &loaded{kept: slices.Clone(l.kept)}
 }
 
 func (l *loaded) keep(path string, m *replication.Manifest) {

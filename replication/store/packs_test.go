@@ -245,3 +245,5 @@ func TestAbort(t *testing.T) {
 type clock struct{ ahead time.Duration }
 
 func (c *clock) now() time.Time { return time.Now().Add(c.ahead) }
+
+func (c *clock) steady() (string, time.Duration) { return "test", c.ahead }

@@ -2,215 +2,160 @@ package store
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/durable"
 )
 
-// Floors that no policy goes below.
+// How long what nobody names any more stays.
 const (
-	minKeepLast      = 2
 	incomingMaxAge   = 24 * time.Hour
-	supersededMinAge = 24 * time.Hour
+	supersededMinAge = 24 * time.Hour // in the store's own time
 )
 
-// Policy is a receiver's retention. Head, applied generations and diverged ones are always kept.
-type Policy struct {
-	KeepLast int              // at least this many generations, the head included; never less than 2
-	MinAge   time.Duration    // and all younger than this, by this node's clock since the commit
-	Applied  []replication.ID // what live trees are at, or are being brought to or from
-}
-
-// Pruned is what a Prune removed.
+// Pruned is what a Prune removed, or would.
 type Pruned struct {
-	Generations, Packs int
-	Bytes              int64 // of packs
+	Generations []replication.ID
+	Packs       int
+	Bytes       int64 // of packs and manifests
 }
 
 // Prune applies the policy, removes unreferenced packs older than the grace
 // period, and sweeps incoming files older than a day. Manifests go before the
 // packs that only they name, so a kill in between leaves packs too many, never
-// too few.
-func (s *Store) Prune(p Policy) (Pruned, error) {
-	var out Pruned
-	err := s.locked(func() error {
-		if err := s.pruneGenerationsLocked(p, &out); err != nil {
+// too few. Commits wait only while it removes, not while it thinks.
+func (s *Store) Prune(p Policy) (out Pruned, err error) {
+	err = s.lockedAs("prune.lock", func() error {
+		if err := s.locked(s.pruneSupersededLocked); err != nil {
 			return err
 		}
-		if err := s.pruneSupersededLocked(p); err != nil {
+		pl, err := s.plan(p)
+		if err != nil {
 			return err
 		}
-		return s.prunePacksLocked(&out)
+		return s.locked(func() error { return s.carryOutLocked(pl, &out) })
 	})
 	return out, errors.Join(err, s.sweepIncoming(), durable.SweepTemp(s.dir, s.o.Now().Add(-incomingMaxAge)))
 }
 
-func (s *Store) pruneGenerationsLocked(p Policy, out *Pruned) error {
-	ids, err := s.Generations()
-	if err != nil {
-		return err
-	}
-	young := s.o.Now().Add(-p.MinAge)
-	keep := map[replication.ID]bool{}
-	for i, id := range ids {
-		fi, err := os.Stat(s.manifestFile(id))
+// PlanPrune is what Prune would remove, the packs among it once their grace is over.
+func (s *Store) PlanPrune(p Policy) (out Pruned, err error) {
+	err = s.lockedAs("prune.lock", func() error {
+		pl, err := s.plan(p)
 		if err != nil {
 			return err
 		}
-		keep[id] = i >= len(ids)-max(p.KeepLast, minKeepLast) || slices.Contains(p.Applied, id) || fi.ModTime().After(young)
-	}
-	if err := s.rebaseLocked(ids, keep); err != nil {
+		for _, id := range pl.gone() {
+			out.Generations = append(out.Generations, id)
+			out.Bytes += pl.seen[s.manifestFile(id)].Size()
+		}
+		idle, err := s.idlePacks(pl.refs)
+		for _, p := range idle {
+			out.Packs++
+			out.Bytes += p.size
+		}
 		return err
+	})
+	return out, err
+}
+
+func (s *Store) carryOutLocked(pl *plan, out *Pruned) error {
+	if ok, err := s.stillTrueLocked(pl); err != nil || !ok {
+		return err
+	}
+	if err := s.pruneGenerationsLocked(pl, out); err != nil {
+		return err
+	}
+	if err := s.compactTimesLocked(pl.stamps()); err != nil {
+		return err
+	}
+	// What was committed or archived since the plan was made.
+	if err := s.reference(pl.refs, pl.seen, nil); err != nil {
+		return err
+	}
+	idle, err := s.idlePacks(pl.refs)
+	if err != nil {
+		return err
+	}
+	return s.prunePacksLocked(idle, out)
+}
+
+func (s *Store) pruneGenerationsLocked(pl *plan, out *Pruned) error {
+	for path, b := range pl.encoded {
+		if err := durable.WriteFileTimes(path, b, sealMode, pl.seen[path].ModTime(), s.o.Hook); err != nil {
+			return err
+		}
+		fi, err := os.Lstat(path)
+		if err != nil {
+			return err
+		}
+		pl.seen[path] = fi
 	}
 	// The newest first: a kill leaves deltas whose base is there.
-	for _, id := range slices.Backward(ids) {
-		if keep[id] {
-			continue
-		}
-		if err := durable.Remove(s.manifestFile(id), s.o.Hook); err != nil {
+	for _, id := range slices.Backward(pl.gone()) {
+		path := s.manifestFile(id)
+		if err := durable.Remove(path, s.o.Hook); err != nil {
 			return err
 		}
-		out.Generations++
+		out.Generations = append(out.Generations, id)
+		out.Bytes += pl.seen[path].Size()
 	}
+	slices.Reverse(out.Generations)
 	return nil
 }
 
-// rebaseLocked makes what is kept independent of what goes: a delta from a generation
-// that goes becomes one from the next older that stays, the oldest whole. The
-// content and the time of the commit stay as they are.
-func (s *Store) rebaseLocked(ids []replication.ID, keep map[replication.ID]bool) error {
-	var before replication.ID
-	for _, id := range ids {
-		if !keep[id] {
-			continue
-		}
-		if err := s.rebaseOnLocked(id, before, keep); err != nil {
-			return err
-		}
-		before = id
-	}
-	return nil
-}
-
-func (s *Store) rebaseOnLocked(id, onto replication.ID, keep map[replication.ID]bool) error {
-	path := s.manifestFile(id)
-	m, err := s.peek(path)
-	if err != nil || m.Delta == nil || keep[m.Delta.Base] {
+// pruneSupersededLocked removes what a Reset set aside, a day after it did.
+func (s *Store) pruneSupersededLocked() error {
+	entries, err := os.ReadDir(s.path("superseded"))
+	if err != nil || len(entries) == 0 {
 		return err
 	}
-	fi, err := os.Stat(path)
+	known, last, err := s.stamps()
 	if err != nil {
 		return err
 	}
-	if m, err = s.load(path, id); err != nil {
-		return err
-	}
-	copied := *m
-	copied.Delta = nil
-	if !onto.IsZero() {
-		base, err := s.load(s.manifestFile(onto), onto)
+	now := s.now(last).at
+	for _, e := range entries {
+		name := filepath.Join("superseded", e.Name())
+		t, ok := known[name]
+		if !ok { // killed before it was noted: its day begins now
+			err = s.stampLocked(name, replication.Hash{})
+		} else if now-t.at > supersededMinAge {
+			err = durable.Remove(s.path(name), s.o.Hook)
+		}
 		if err != nil {
 			return err
 		}
-		copied.Delta = m.DeltaFrom(base)
 	}
-	b, err := EncodeManifest(&copied)
-	if err != nil {
-		return err
-	}
-	return durable.WriteFileTimes(path, b, sealMode, fi.ModTime(), s.o.Hook)
+	return nil
 }
 
-// peek reads a manifest, of a delta without its volumes; from memory where it is at hand.
-func (s *Store) peek(path string) (*replication.Manifest, error) {
-	if m := s.loaded.get(path); m != nil {
-		return m, nil
-	}
-	b, err := os.ReadFile(path)
+// idlePacks are those that hold nothing of refs.
+func (s *Store) idlePacks(refs map[replication.Hash]struct{}) (idle []*pack, err error) {
+	packs, err := s.index.all()
 	if err != nil {
 		return nil, err
 	}
-	m, _, err := decode(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return m, nil
-}
-
-// pruneSupersededLocked removes what a Reset set aside, a day or MinAge after it did.
-func (s *Store) pruneSupersededLocked(p Policy) error {
-	before := s.o.Now().Add(-max(p.MinAge, supersededMinAge))
-	entries, err := os.ReadDir(s.path("superseded"))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		fi, err := e.Info()
-		if err != nil {
-			return err
-		}
-		st, ok := fi.Sys().(*syscall.Stat_t)
-		if !ok || !time.Unix(st.Ctim.Unix()).Before(before) { // ctime: of the rename
-			continue
-		}
-		if err := durable.Remove(s.path("superseded", e.Name()), s.o.Hook); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// referenced is every chunk that any manifest of the store names: what a delta does
-// not name, a manifest it is from does. An
-// unreadable manifest is an error: nothing may be removed then.
-func (s *Store) referenced() (map[replication.Hash]struct{}, error) {
-	refs := map[replication.Hash]struct{}{}
-	for _, dir := range []string{"generations", "diverged", "superseded"} {
-		paths, err := filepath.Glob(s.path(dir, "*"+manifestSuffix))
-		if err != nil {
-			return nil, err
-		}
-		for _, path := range paths {
-			if strings.HasPrefix(filepath.Base(path), ".") {
-				continue
-			}
-			m, err := s.peek(path)
-			if err != nil {
-				return nil, err
-			}
-			newChunks(m, func(c replication.Chunk) { refs[c.Hash] = struct{}{} })
-		}
-	}
-	return refs, nil
-}
-
-func (s *Store) prunePacksLocked(out *Pruned) error {
-	refs, err := s.referenced()
-	if err != nil {
-		return err
-	}
-	packs, err := s.index.all()
-	if err != nil {
-		return err
-	}
-	before := s.o.Now().Add(-s.o.PackGrace)
 	for _, p := range packs {
 		// One whose index cannot be read stays for a person to look at.
 		used := len(p.chunks) == 0 || slices.ContainsFunc(p.chunks, func(c packChunk) bool {
 			_, ok := refs[c.hash]
 			return ok
 		})
-		if used {
-			continue
+		if !used {
+			idle = append(idle, p)
 		}
+	}
+	return idle, nil
+}
+
+func (s *Store) prunePacksLocked(idle []*pack, out *Pruned) error {
+	for _, p := range idle {
 		fi, err := os.Stat(p.path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -218,7 +163,8 @@ func (s *Store) prunePacksLocked(out *Pruned) error {
 		if err != nil {
 			return err
 		}
-		if !fi.ModTime().Before(before) {
+		// One from the future was made before the clock was set back.
+		if age := s.o.Now().Sub(fi.ModTime()); age > -time.Minute && age <= s.o.PackGrace {
 			continue
 		}
 		if err := durable.Remove(p.path, s.o.Hook); err != nil {

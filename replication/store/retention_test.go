@@ -15,8 +15,17 @@ import (
 // chain commits n generations of term 1, each with a chunk of its own in a pack of its own.
 func chain(t testing.TB, s *Store, n uint64) {
 	t.Helper()
+	spread(t, s, n, func() {})
+}
+
+// spread is chain with something between two commits.
+func spread(t testing.TB, s *Store, n uint64, between func()) {
+	t.Helper()
 	parent := replication.ID{}
 	for i := uint64(1); i <= n; i++ {
+		if i > 1 {
+			between()
+		}
 		put(t, s, noise(i, 5000))
 		commit(t, s, manifest(id(1, i), parent, noise(i, 5000)))
 		parent = id(1, i)
@@ -32,35 +41,47 @@ func generations(t testing.TB, s *Store) []replication.ID {
 	return ids
 }
 
+// prune looks ahead, prunes, and makes sure that both say the same of generations.
+func prune(t testing.TB, s *Store, p Policy) Pruned {
+	t.Helper()
+	plan, err := s.PlanPrune(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.Prune(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(plan.Generations, out.Generations); d != "" || plan.Packs < out.Packs {
+		t.Errorf("planned %+v, done %+v", plan, out)
+	}
+	return out
+}
+
 func TestPruneHasAFloor(t *testing.T) {
 	c := &clock{}
-	s := open(t, t.TempDir(), Options{Now: c.now})
-	chain(t, s, 6)
+	s := open(t, t.TempDir(), Options{Now: c.now, Steady: c.steady, PackGrace: 100 * time.Hour})
+	spread(t, s, 6, func() { c.ahead += 2 * time.Hour })
 	put(t, s, []byte("just shipped, its manifest is to come"))
 	div := manifest(id(1, 9), id(1, 2), noise(1, 5000))
 	if _, err := s.Diverge(div); err != nil {
 		t.Fatal(err)
 	}
-	prune := func(p Policy) Pruned {
-		t.Helper()
-		out, err := s.Prune(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
+	if out := prune(t, s, Policy{Hourly: 6}); len(out.Generations) != 0 {
+		t.Errorf("six hours of six: %+v", out)
 	}
-	if out := prune(Policy{KeepLast: 2, MinAge: time.Hour}); out != (Pruned{}) {
-		t.Errorf("young generations went: %+v", out)
+	if out, err := s.PlanPrune(Policy{}); err != nil || len(out.Generations) != 4 || out.Packs != 4 || len(generations(t, s)) != 6 { // 2, 3, 4, and the one that was shipped for nothing
+		t.Errorf("a plan: %+v, %v", out, err)
 	}
-	out := prune(Policy{KeepLast: 0, Applied: []replication.ID{id(1, 3)}})
+	out := prune(t, s, Policy{KeepLast: -3, Hourly: -1, Applied: []replication.ID{id(1, 3)}})
 	if d := cmp.Diff([]replication.ID{id(1, 3), id(1, 5), id(1, 6)}, generations(t, s)); d != "" {
 		t.Errorf("kept (-want +got):\n%s", d)
 	}
-	if out.Generations != 3 || out.Packs != 0 {
+	if len(out.Generations) != 3 || out.Packs != 0 {
 		t.Errorf("within the grace period: %+v", out)
 	}
-	c.ahead = 2 * time.Hour
-	if out := prune(Policy{Applied: []replication.ID{id(1, 3)}}); out.Packs != 3 { // 2, 4, and the one that was shipped for nothing
+	c.ahead += 200 * time.Hour
+	if out := prune(t, s, Policy{Applied: []replication.ID{id(1, 3)}}); out.Packs != 3 { // 2, 4, and the one that was shipped for nothing
 		t.Errorf("after the grace period: %+v", out)
 	}
 	for i, want := range map[uint64]bool{1: true, 2: false, 3: true, 4: false, 5: true, 6: true} {
@@ -68,7 +89,7 @@ func TestPruneHasAFloor(t *testing.T) {
 			t.Errorf("chunk of generation %d: %v; 1 is of the diverged one", i, got)
 		}
 	}
-	if out := prune(Policy{Applied: []replication.ID{id(1, 3)}}); out != (Pruned{}) {
+	if out := prune(t, s, Policy{Applied: []replication.ID{id(1, 3)}}); len(out.Generations)+out.Packs != 0 {
 		t.Errorf("pruned again: %+v", out)
 	}
 }
@@ -112,7 +133,7 @@ func TestIncomingIsSwept(t *testing.T) {
 
 func TestDivergeAndReset(t *testing.T) {
 	c := &clock{}
-	s := open(t, t.TempDir(), Options{Now: c.now})
+	s := open(t, t.TempDir(), Options{Now: c.now, Steady: c.steady})
 	chain(t, s, 5)
 	if err := s.Fence(4); err != nil {
 		t.Fatal(err)
@@ -204,9 +225,10 @@ func TestKilledAtEveryStep(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for n, done := 0, false; !done; n++ {
 				root := t.TempDir()
-				chain(t, open(t, root, Options{}), 3)
+				c := &clock{}
+				spread(t, open(t, root, Options{Steady: c.steady}), 3, func() { c.ahead += 2 * time.Hour })
 				step := 0
-				dying := open(t, root, Options{PackGrace: time.Nanosecond, Hook: func(string) error {
+				dying := open(t, root, Options{Steady: c.steady, PackGrace: time.Nanosecond, Hook: func(string) error {
 					if step++; step > n {
 						return errKilled
 					}
@@ -216,7 +238,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 				if done = err == nil; !done && !errors.Is(err, errKilled) {
 					t.Fatal(err)
 				}
-				s := open(t, root, Options{})
+				s := open(t, root, Options{Steady: c.steady})
 				st, err := s.State()
 				if err != nil {
 					t.Fatal(err)

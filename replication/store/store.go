@@ -29,11 +29,12 @@ import (
 
 // Options of a store. The zero value is good.
 type Options struct {
-	Logger    *slog.Logger     // nil: discards
-	Hook      durable.Hook     // tests
-	Now       func() time.Time // nil: time.Now
-	PackGrace time.Duration    // an unreferenced pack younger than this is not swept; 0: an hour
-	PackSize  int64            // a PackWriter begins a new pack beyond this, bytes; 0: 256 MiB
+	Logger    *slog.Logger                              // nil: discards
+	Hook      durable.Hook                              // tests
+	Now       func() time.Time                          // nil: time.Now
+	Steady    func() (boot string, since time.Duration) // nil: the kernel's; see times.go
+	PackGrace time.Duration                             // an unreferenced pack younger than this is not swept; 0: an hour
+	PackSize  int64                                     // a PackWriter begins a new pack beyond this, bytes; 0: 256 MiB
 }
 
 func (o *Options) defaults() {
@@ -42,6 +43,9 @@ func (o *Options) defaults() {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Steady == nil {
+		o.Steady = steadyClock
 	}
 	if o.PackGrace == 0 {
 		o.PackGrace = time.Hour
@@ -135,8 +139,11 @@ func (s *Store) path(elem ...string) string {
 }
 
 // locked runs f while no other process or goroutine changes head or term.
-func (s *Store) locked(f func() error) (err error) {
-	l, err := os.OpenFile(s.path("lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, fileMode)
+func (s *Store) locked(f func() error) error { return s.lockedAs("lock", f) }
+
+// lockedAs runs f while nobody else holds the lock of that name.
+func (s *Store) lockedAs(name string, f func() error) (err error) {
+	l, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, fileMode)
 	if err != nil {
 		return err
 	}

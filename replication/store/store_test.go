@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -18,11 +19,23 @@ import (
 	"github.com/understudy-ha/understudy/replication"
 )
 
+// mondayMorning is when a test's store begins in its own time, whatever the machine's clock says.
+var mondayMorning = time.Date(2026, 1, 5, 1, 0, 0, 0, time.UTC)
+
 func open(t testing.TB, root string, o Options) *Store {
 	t.Helper()
+	if o.Steady == nil {
+		o.Steady = (&clock{}).steady
+	}
 	s, err := Open(root, "registry", o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := os.Lstat(s.path(timesFile)); errors.Is(err, fs.ErrNotExist) {
+		begun := stamp{name: "generations/0.0.manifest", wall: mondayMorning, at: time.Duration(mondayMorning.UnixNano()), boot: "test"}
+		if err := os.WriteFile(s.path(timesFile), []byte(begun.line()), 0o660); err != nil {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {

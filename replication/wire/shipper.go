@@ -136,7 +136,7 @@ func (s *Shipper) plan(ours, peer replication.State) ([]step, error) {
 		}
 		parent, err := s.o.Source.Load(m.Parent)
 		if errors.Is(err, replication.ErrNotFound) {
-			return s.squashPruned(newest, m.Parent, peer.Head)
+			return s.squashPruned(newest, m.Parent, peer)
 		}
 		if err != nil {
 			return nil, err
@@ -168,15 +168,20 @@ func (s *Shipper) sameTerm(ours, peer replication.State) error {
 	return nil
 }
 
-// squashPruned is for a chain whose older part is not kept any more. Within one
-// term there is one writer and one line, so a lower sequence of the term in
-// which our chain breaks off is an ancestor. Of other terms that cannot be told.
-func (s *Shipper) squashPruned(newest *replication.Manifest, lost, peerHead replication.ID) ([]step, error) {
-	if lost.Term == peerHead.Term && peerHead.Seq < lost.Seq {
-		return s.squash(newest, peerHead), nil
+// squashPruned is for a chain with generations missing that are not kept any more.
+// What we have committed is one line, so what we have of the peer's head is an
+// ancestor. Of what we have not: within one term there is one writer and one line,
+// so a lower sequence of the term in which our chain breaks off is an ancestor, too.
+// Of other terms that cannot be told.
+func (s *Shipper) squashPruned(newest *replication.Manifest, lost replication.ID, peer replication.State) ([]step, error) {
+	if m, err := s.o.Source.Load(peer.Head); err == nil && m.Sum().String() == peer.HeadSum {
+		return s.squash(newest, peer.Head), nil
+	}
+	if lost.Term == peer.Head.Term && peer.Head.Seq < lost.Seq {
+		return s.squash(newest, peer.Head), nil
 	}
 	return nil, fmt.Errorf("%w: the peer is at %s and we keep nothing before %s, so its history cannot be compared with ours",
-		replication.ErrWrongParent, peerHead, lost)
+		replication.ErrWrongParent, peer.Head, lost)
 }
 
 // squash puts the newest generation directly on top of the peer's head. A

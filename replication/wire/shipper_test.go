@@ -119,6 +119,30 @@ func TestShipPruned(t *testing.T) {
 	wantErr(t, err, replication.ErrWrongParent)
 }
 
+// TestShipToAPeerFarBehind: of all that lies between, nothing is kept, but what the
+// peer has is in our history too.
+func TestShipToAPeerFarBehind(t *testing.T) {
+	src := openStore(t, t.TempDir())
+	r := pipeReceiver(t)
+	sh := NewShipper(ShipperOptions{Source: src})
+	chain(t, src, 2)
+	_, err := sh.Ship(t.Context(), r.dial(t))
+	ok(t, err)
+	parent := id(1, 2)
+	for term := uint64(2); term <= 5; term++ {
+		seal(t, src, id(term, 1), parent, noise(term+2, 10))
+		parent = id(term, 1)
+	}
+	ok(t, src.Pin(id(1, 2), "the peer has it"))
+	_, err = src.Prune(store.Policy{KeepLast: 2})
+	ok(t, err)
+	got, err := sh.Ship(t.Context(), r.dial(t))
+	ok(t, err)
+	if !got.Squashed || got.Peer.Head != id(5, 1) {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // TestShipToAPeerThatLostAPack: what the peer should have by its head is offered
 // again when the commit says that it is not there.
 func TestShipToAPeerThatLostAPack(t *testing.T) {

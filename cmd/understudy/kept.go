@@ -1,0 +1,35 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/understudy-ha/understudy/agent"
+	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/agent/config"
+	"github.com/understudy-ha/understudy/replication/store"
+)
+
+// keptFlags are what the commands share that look into this node's store.
+type keptFlags struct{ config string }
+
+func (f *keptFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.config, "config", api.ConfigPath, "this node's configuration, for where the store is")
+}
+
+// open finds the store. Without a configuration that can be read it is where it is by
+// default: what is kept must be got at on a broken node, too.
+func (f *keptFlags) open(c *cobra.Command, service string) (agent.Kept, store.Policy, error) {
+	k := agent.Kept{Store: api.DefaultStore, Service: service, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	conf, err := config.Load(f.config)
+	if err == nil {
+		k.Store = conf.Store
+		return k, conf.Retention, nil
+	}
+	if c.Flags().Changed("config") {
+		return k, store.Policy{}, err
+	}
+	return k, store.DefaultPolicy, nil
+}
