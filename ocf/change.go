@@ -42,7 +42,7 @@ func (a *act) change(ctx context.Context) Code {
 	return Success
 }
 
-// reload takes up changed tunables. A failure here would make Pacemaker restart
+// reload takes up changed parameters. A failure here would make Pacemaker restart
 // the service, so what cannot be taken up is left as it was: monitor reports it,
 // and brings the parameters to an agent that was away.
 func (a *act) reload(ctx context.Context) Code {
@@ -53,14 +53,14 @@ func (a *act) reload(ctx context.Context) Code {
 		return Success
 	}
 	_, err := a.insist(ctx, api.ActionReload, remaining(ctx))
-	if err == nil {
-		return Success
+	switch api.KindOf(err) {
+	case api.KindNotFound, api.KindInstalled, api.KindPermission: // there is nothing to disturb
+		return a.fail(err)
 	}
-	if agentCannotSay(err) {
+	if err != nil {
 		a.warn("not taken up yet: %v", err)
-		return Success
 	}
-	return a.fail(err)
+	return Success
 }
 
 // insist asks until the agent answers: it may be restarting, or busy with an

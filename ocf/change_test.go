@@ -157,3 +157,32 @@ func TestUsage(t *testing.T) {
 		t.Errorf("no action: exit code %d, %q", code, n.stdout.String())
 	}
 }
+
+// TestChangeThatCannotBeTakenUp: it never stops a service that runs, and monitor
+// goes on saying so: an address that is wrong, or that the agent cannot take.
+func TestChangeThatCannotBeTakenUp(t *testing.T) {
+	for _, c := range []struct{ name, vip, says string }{
+		{"wrong", "192.0.2.100", "lacks the prefix length"},
+		{"refused", "192.0.2.100/24", "it is refused"},
+	} {
+		for action, want := range map[string]Code{ActionReload: Success, ActionMonitor: DegradedPromoted} {
+			n := newNode(t)
+			n.vars["OCF_RESKEY_vip"] = c.vip
+			alike(says(api.RoleActive, api.HealthHealthy))(n)
+			n.agent.answers[api.ActionReload] = refuses(api.KindRefused)
+			if c.name == "refused" {
+				n.agent.answers[api.ActionMonitor] = func() (api.ActionResult, error) {
+					return api.ActionResult{Role: api.RoleActive, Health: api.HealthHealthy, Problem: "it is refused"}, nil
+				}
+			}
+			if got := n.run(action); got != want || !strings.Contains(n.stderr.String(), c.says) {
+				t.Errorf("%s, %s: exit code %d, want %d\n%s", c.name, action, got, want, n.stderr.String())
+			}
+			for _, asked := range n.agent.asked() {
+				if c.name == "wrong" && len(asked.req.Spec.Containers) > 0 {
+					t.Errorf("%s: a wrong address went to the agent as a changed one", action)
+				}
+			}
+		}
+	}
+}

@@ -20,6 +20,10 @@ func (a *act) monitor(ctx context.Context) Code {
 	if !api.ValidServiceName(a.spec.Service) {
 		return a.failAll(a.problems)
 	}
+	if worst(a.problems, a.action) == ErrConfigured {
+		// A wrong address is not a changed one: the agent goes by what it was told last.
+		a.spec = api.Spec{Service: a.spec.Service, OnUnhealthy: a.spec.OnUnhealthy}
+	}
 	asking, cancel := context.WithTimeout(ctx, min(answerWithin, remaining(ctx)/2))
 	defer cancel()
 	res, err := a.ask(asking, api.ActionMonitor)
@@ -49,11 +53,14 @@ func (a *act) conclude(res api.ActionResult) Code {
 	code := stateCode(res, a.spec.OnUnhealthy)
 	message := res.Message
 	if code == Success || code == RunningPromoted {
-		if len(a.problems) == 0 {
+		if len(a.problems) > 0 {
+			// It runs, with a default or a former value in place of what was asked for.
+			res.Problem = a.problems[0].Error()
+		}
+		if res.Problem == "" {
 			return code
 		}
-		// It runs, with a default in place of what was asked for.
-		code, message = degraded(code), a.problems[0].Error()
+		code, message = degraded(code), res.Problem
 	}
 	if code != NotRunning {
 		a.reason("%s", or(message, fmt.Sprintf("%s is %s, and its health is %s", a.spec.Service, res.Role, res.Health)))

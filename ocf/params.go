@@ -99,9 +99,9 @@ func isParameter(name string) bool {
 // parameters is every parameter, in the order in which it is described.
 var parameters = []parameter{
 	{
-		name: "vip", short: "Virtual IP addresses", uniqueGroup: "vip", shape: true,
+		name: "vip", short: "Virtual IP addresses", uniqueGroup: "vip", reloadable: true, shape: true,
 		long: "The addresses that clients use, each with the prefix length of its network, IPv4 or IPv6, separated by commas or spaces. " +
-			"They are on the active node, and only there. A service without an address has none here.",
+			"They are on the active node, and only there. A service without an address has none here. A change takes effect while the service runs.",
 		example: "192.0.2.100/24,2001:db8::100/64", read: readVIPs,
 	},
 	{

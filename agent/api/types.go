@@ -125,6 +125,8 @@ type ActionResult struct {
 	Health  Health `json:"health"`
 	Term    uint64 `json:"term,omitempty"`
 	Message string `json:"message,omitempty"` // one line for the operator; shown as the exit reason
+	// Problem is what to look after though the service works: monitor calls it degraded.
+	Problem string `json:"problem,omitempty"`
 }
 
 // ServiceStatus is one node's view of one service, as gossiped and shown.
@@ -222,6 +224,7 @@ const (
 	EventForced      = "forced"
 	EventDiverged    = "diverged"
 	EventRecover     = "recover"
+	EventReload      = "reload"
 	EventReplication = "replication"
 	EventPeer        = "peer"
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -27,6 +28,7 @@ type node struct {
 	scores   int
 	term     uint64 // highest in the CIB
 	refuse   error  // of the duplicate probe
+	addErr   error  // an address cannot be added
 	hung     bool   // Podman does not answer
 	left     error  // what Evict finds
 	tree     int    // version of the live tree
@@ -279,7 +281,13 @@ func (a addrs) Remove(_ context.Context, s api.Spec) error { return a.change(s, 
 func (a addrs) change(s api.Spec, there bool) error {
 	a.n.mu.Lock()
 	defer a.n.mu.Unlock()
+	if there && a.n.addErr != nil {
+		return a.n.addErr
+	}
 	for _, v := range s.VIPs {
+		if !there { // an address goes whatever its prefix length
+			maps.DeleteFunc(a.n.held, func(h string, _ bool) bool { return ip(h) == ip(v) })
+		}
 		a.n.held[v] = there
 	}
 	return nil

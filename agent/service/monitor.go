@@ -18,22 +18,26 @@ func (s *Service) monitor(ctx context.Context, req api.ActionRequest) (api.Actio
 	if rec.Role == api.RoleStopped && rec.Step == stepNone {
 		return s.result(""), nil
 	}
+	problem := ""
 	if req.Probe {
 		// Pacemaker that probes may have restarted and lost the score.
 		if err := s.offerScore(ctx); err != nil {
 			s.log.Warn("the promotion score cannot be restored", "error", err)
 		}
 	} else if len(req.Spec.Containers) > 0 && !specEqual(rec.Spec, req.Spec) {
-		// A reload that came while no agent was there.
-		if _, err := s.reload(ctx, req.Spec); err != nil {
-			return s.result(""), err
+		// A reload that came while no agent was there, or could not be carried out. The
+		// service runs as it did before: that is no failure.
+		if _, err := s.reload(ctx, req.Spec); err != nil && api.KindOf(err) != api.KindBusy {
+			problem = "changed parameters are not taken up: " + err.Error()
 		}
 	}
 	health, message := s.look(ctx)
 	s.mu.Lock()
 	s.health = health
 	s.mu.Unlock()
-	return s.result(message), nil
+	res := s.result(message)
+	res.Problem = problem
+	return res, nil
 }
 
 // look judges the service on this node: processes and addresses by the kernel,

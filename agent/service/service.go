@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -166,14 +165,7 @@ func (s *Service) AddressLost(addr string) {
 }
 
 // HasAddress says whether the address, without its prefix, is one of the service's.
-func (s *Service) HasAddress(ip string) bool {
-	for _, cidr := range s.snapshot().Spec.VIPs {
-		if addr, _, _ := strings.Cut(cidr, "/"); addr == ip {
-			return true
-		}
-	}
-	return false
-}
+func (s *Service) HasAddress(addr string) bool { return hasIP(s.snapshot().Spec.VIPs, addr) }
 
 // Close ends the background work; the service itself is left as it is.
 func (s *Service) Close() {

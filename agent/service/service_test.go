@@ -1,7 +1,6 @@
 package service
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -376,51 +375,6 @@ func TestNewestIsGivenAway(t *testing.T) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-}
-
-// order is do with parameters of the test's own.
-func order(t *testing.T, s *Service, action string, spec api.Spec) error {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	_, err := s.Do(ctx, action, api.ActionRequest{Spec: spec})
-	return err
-}
-
-// TestChangedParameters: while it runs, an address moves and containers stay; stop
-// takes down what was started under earlier parameters.
-func TestChangedParameters(t *testing.T) {
-	n := newNode(t)
-	s := n.agent()
-	must(t, s, api.ActionStart, api.ActionPromote)
-	changed := testSpec
-	changed.VIPs, changed.Containers, changed.Interval = []string{"192.0.2.101/24"}, []string{"web"}, api.Duration(2*time.Hour)
-	if err := order(t, s, api.ActionMonitor, changed); err != nil { // the reload was missed
-		t.Fatal(err)
-	}
-	spec := s.snapshot().Spec
-	if !slices.Equal(spec.Containers, testSpec.Containers) || spec.Interval != changed.Interval {
-		t.Errorf("after the reload: %+v", spec)
-	}
-	n.with(func() {
-		if n.held["192.0.2.100/24"] || !n.held["192.0.2.101/24"] {
-			t.Errorf("addresses after the reload: %v", n.held)
-		}
-	})
-	changed.VIPs = []string{"192.0.2.102/24"}
-	if err := order(t, s, api.ActionStop, changed); err != nil {
-		t.Fatal(err)
-	}
-	if got := n.running(); len(got) > 0 {
-		t.Errorf("left running: %v", got)
-	}
-	n.with(func() {
-		for addr, held := range n.held {
-			if held {
-				t.Errorf("address %s is left", addr)
-			}
-		}
-	})
 }
 
 // TestAnotherServiceOfTheName: the store's data belongs to other containers; it is not

@@ -77,50 +77,6 @@ func (s *Service) defines(names []string) bool {
 	return err == nil && !head.IsZero() && len(without(names, def.Names)) == 0
 }
 
-// reload takes up parameters that can change while the service runs.
-func (s *Service) reload(ctx context.Context, spec api.Spec) (api.ActionResult, error) {
-	if err := s.VIP.Check(spec); err != nil {
-		return s.result(""), err
-	}
-	before := s.snapshot()
-	if before.Role != api.RoleStopped {
-		// Containers and volumes change with a restart, which Pacemaker orders.
-		spec.Containers, spec.Volumes = before.Spec.Containers, before.Spec.Volumes
-	}
-	if before.Role == api.RoleActive {
-		if err := s.moveAddresses(ctx, before.Spec, spec); err != nil {
-			return s.result(""), err
-		}
-	}
-	if err := s.adopt(spec); err != nil {
-		return s.result(""), err
-	}
-	if before.Role == api.RoleActive {
-		s.saveLocal()
-	}
-	s.forgetDefinition()
-	s.Poke()
-	return s.result("reloaded"), nil
-}
-
-// moveAddresses adds the new addresses before the old ones go.
-func (s *Service) moveAddresses(ctx context.Context, before, after api.Spec) error {
-	gone, added := before, after
-	gone.VIPs, added.VIPs = without(before.VIPs, after.VIPs), without(after.VIPs, before.VIPs)
-	if len(added.VIPs) > 0 {
-		if err := s.VIP.Probe(ctx, added); err != nil {
-			return err
-		}
-		if err := s.VIP.Add(ctx, added); err != nil {
-			return err
-		}
-	}
-	if len(gone.VIPs) > 0 {
-		return s.VIP.Remove(ctx, gone)
-	}
-	return nil
-}
-
 func without(list, drop []string) []string {
 	var left []string
 	for _, v := range list {
