@@ -3,8 +3,10 @@
 # build/understudy-VERSION-1.ARCH.rpm. Run it from anywhere; `make package` does.
 #   FORMATS="deb rpm"   which packages
 #   OUT=build           where to
+#   PACKAGE_VERSION=    the package's version (made from git's tags)
 #   VERSION=            what the binaries call themselves (the package's version)
 #   BIN=                a directory with binaries that are built already
+#   TOOLS=OUT/tools     where the tool that packs is kept
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -34,7 +36,7 @@ complete() {
     "$BUILD/native" completion "$1" >"$2" 2>/dev/null || { say "no completion for $1"; rm -f "$2"; }
 }
 
-PACKAGE_VERSION=$(version)
+PACKAGE_VERSION=${PACKAGE_VERSION:-$(version)}
 export PACKAGE_VERSION
 VERSION=${VERSION:-$PACKAGE_VERSION}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
@@ -56,16 +58,16 @@ else
     GOFLAGS= CGO_ENABLED=0 GOARCH= go build -trimpath -tags "$TAGS" -o "$BUILD/native" ./cmd/understudy
 fi
 share="$BUILD/share"
-mkdir -p "$share/man/man1"
+mkdir -p "$share/man/man8"
 complete bash "$share/bash-completion/completions/understudy"
 complete zsh "$share/zsh/vendor-completions/_understudy" # Debian
 complete zsh "$share/zsh/site-functions/_understudy"     # Fedora, RHEL
 complete fish "$share/fish/vendor_completions.d/understudy.fish"
-"$BUILD/native" man "$share/man/man1" >/dev/null || say "no manual pages"
-find "$share/man" -name '*.1' -exec gzip -9n {} +
+"$BUILD/native" man "$share/man/man8" >/dev/null || say "no manual pages"
+find "$share/man" -name '*.8' -exec gzip -9n {} +
 
 # The tool is built once and kept, outside of the project's own modules.
-tools=$PWD/$OUT/tools
+tools=$PWD/${TOOLS:-$OUT/tools}
 [ -x "$tools/nfpm" ] || {
     say "building nfpm (once)"
     GOFLAGS= GOARCH= GOBIN="$tools" go install "$NFPM"
