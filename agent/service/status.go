@@ -79,6 +79,8 @@ func (s *Service) Ready() api.Readiness {
 		switch {
 		case !n.Alive:
 			reasons = append(reasons, fmt.Sprintf("%s is not heard of since %s", n.Node, n.SeenAgo))
+		case n.Version != 0 && n.Version != api.Version:
+			reasons = append(reasons, fmt.Sprintf("%s speaks protocol %d and this node %d: upgrade the older of the two", n.Node, n.Version, api.Version))
 		case !ok:
 			reasons = append(reasons, fmt.Sprintf("%s does not take part in the service", n.Node))
 		case st.Role == api.RoleActive:

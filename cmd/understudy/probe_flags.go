@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -44,7 +45,7 @@ func (f *probeFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.writeMethod, "write-method", http.MethodPost, "HTTP method of the writes")
 	fs.StringVar(&f.writeCommand, "write-command", "", "also write numbers: a shell command for each, with {n} for the number")
 	fs.DurationVar(&f.writesEvery, "writes-every", probe.DefaultWriteEvery, "time between writes")
-	fs.IntVar(&f.writeFrom, "write-from", 1, "the first number written")
+	fs.IntVar(&f.writeFrom, "write-from", 0, "the first number written (default made from the time, so that no run takes another's writes for its own)")
 	fs.StringVar(&f.verify, "verify-writes", "", "URL that lists the numbers that are there: one a line, or a JSON array")
 	fs.StringVar(&f.verifyCommand, "verify-command", "", "shell command that prints the numbers that are there")
 }
@@ -83,7 +84,7 @@ func (f *probeFlags) target() (probe.TargetOptions, error) {
 }
 
 func (f *probeFlags) writesOptions(to probe.TargetOptions) (*probe.Writes, error) {
-	w := &probe.Writes{From: f.writeFrom, Every: f.writesEvery}
+	w := &probe.Writes{From: cmp.Or(f.writeFrom, firstWrite(time.Now())), Every: f.writesEvery}
 	to.Expect = 0 // that is the probe's
 	var err error
 	switch {
@@ -111,3 +112,7 @@ func (f *probeFlags) writesOptions(to probe.TargetOptions) (*probe.Writes, error
 	}
 	return w, nil
 }
+
+// firstWrite leaves a million numbers to each second, and so to each run and to each
+// of its rounds: a number that an earlier run wrote would be found there though lost.
+func firstWrite(now time.Time) int { return int(now.Unix()) * 1_000_000 }

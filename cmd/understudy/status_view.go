@@ -134,7 +134,10 @@ func (v statusView) nodes(w io.Writer, st api.Status) error {
 			}
 		}
 		podman := dash(n.Health.PodmanVersion)
-		if !n.Health.PodmanOK && n.Alive {
+		switch {
+		case foreign(n):
+			agent = "OTHER PROTOCOL, " + agent
+		case !n.Health.PodmanOK && n.Alive:
 			podman = "FAILS"
 		}
 		fmt.Fprintln(t, strings.Join([]string{
@@ -144,6 +147,10 @@ func (v statusView) nodes(w io.Writer, st api.Status) error {
 	}
 	return t.Flush()
 }
+
+// foreign says that the node's agent speaks another version of the protocol: nothing
+// but that is known of it.
+func foreign(n api.NodeStatus) bool { return n.Version != 0 && n.Version != api.Version }
 
 func (v statusView) details(w io.Writer, places []place) {
 	for _, p := range places {
@@ -173,7 +180,10 @@ func (v statusView) warnings(st api.Status, places []place) []string {
 		if !n.Alive && !n.Self {
 			out = append(out, fmt.Sprintf("%s: its agent is not heard of; what is shown of it is old", n.Node))
 		}
-		if n.Alive && !n.Health.PodmanOK {
+		if foreign(n) {
+			out = append(out, fmt.Sprintf("%s: its agent (understudy %s) speaks protocol %d and this one %d: what it says is ignored until the older of the two is upgraded", n.Node, dash(n.Software), n.Version, api.Version))
+		}
+		if n.Alive && !n.Health.PodmanOK && !foreign(n) {
 			out = append(out, fmt.Sprintf("%s: Podman does not answer: %s", n.Node, cmp.Or(n.Health.PodmanError, "no reason is given")))
 		}
 		if off := time.Duration(n.ClockOffset); n.Alive && (off >= clockWarning || off <= -clockWarning) {

@@ -81,6 +81,13 @@ func troubledStatus() api.Status {
 	return st
 }
 
+// foreignStatus is what gossip makes of a peer of another version.
+func foreignStatus() api.Status {
+	st := onlyService(pairStatus(), "registry")
+	st.Nodes[1] = api.NodeStatus{Node: "n2", Version: api.Version + 1, Software: "9.9", Alive: true, SeenAgo: api.Duration(200 * time.Millisecond)}
+	return st
+}
+
 func TestStatusReadsWell(t *testing.T) {
 	tests := map[string]struct {
 		status api.Status
@@ -89,6 +96,7 @@ func TestStatusReadsWell(t *testing.T) {
 		"status-pair":    {status: pairStatus()},
 		"status-detail":  {status: onlyService(pairStatus(), "registry"), detail: true},
 		"status-trouble": {status: troubledStatus()},
+		"status-foreign": {status: foreignStatus()},
 		"status-empty":   {status: api.Status{Nodes: []api.NodeStatus{{Node: "n1", Self: true, Alive: true, Health: healthy()}}}},
 	}
 	for name, tt := range tests {
