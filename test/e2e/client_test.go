@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/agent/probe"
@@ -62,6 +63,20 @@ func inNamespace(path string, f func() error) error {
 		panic("a thread of the tests is stuck in a lab's namespace: " + back.Error())
 	}
 	return err
+}
+
+// packetSocket hears every frame on the client's cable.
+func packetSocket(t *testing.T, c *lab.Client) (socket net.PacketConn) {
+	t.Helper()
+	must(t, inNamespace(c.NetNS(), func() error {
+		eth0, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		socket, err = packet.Listen(eth0, packet.Raw, unix.ETH_P_ALL, nil)
+		return err
+	}))
+	return socket
 }
 
 // clientHTTP never keeps a connection: one to a dead node would hang without telling anything.

@@ -40,6 +40,10 @@ func TestCluster(t *testing.T) {
 		{"stale-sender", testStaleSender},
 		{"definition", testDefinition},
 		{"consistency", testConsistency},
+		{"addresses", testAddresses},
+		{"drill-standby", testDrillStandby},
+		{"drill-fence", testDrillFence},
+		{"upgrade", testUpgrade},
 		{"postgres", testPostgres},
 	} {
 		if !t.Run(s.name, func(t *testing.T) { c.step(t, s.run) }) && interrupted.Err() == nil {

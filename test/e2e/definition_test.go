@@ -3,14 +3,17 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/understudy-ha/understudy/test/lab"
 )
 
 // testDefinition: containers are kept alike on both nodes, and nobody but
 // Pacemaker starts them. A container that is made anew on the active node, with
-// another environment, is made anew on the standby; one that somebody starts on the standby is noticed and stopped;
+// another environment or on another network, is made anew on the standby; one that somebody starts on the standby is noticed and stopped;
 // what cannot be carried is refused by name.
 func testDefinition(t *testing.T, c *cluster) {
 	active, standby := c.roles(t)
@@ -29,12 +32,13 @@ func testDefinition(t *testing.T, c *cluster) {
 podman rm -f -t 2 ledger >/dev/null
 podman create --name ledger -e COLOUR=blue -v ledger-data:/data -p 8080:8080 localhost/ledger:1 >/dev/null
 podman start ledger >/dev/null
+`+registryOnBoth+`
 pcs property set maintenance-mode=false`)
-		eventually(t, 60*time.Second, "the container to be made anew on the standby", func() error {
-			return lacks(c.sh(t, standby, "podman inspect --format '{{.Config.Env}}' ledger || true"), "COLOUR=blue")
+		eventually(t, 60*time.Second, "the containers to be made anew on the standby", func() error {
+			return errors.Join(lacks(c.sh(t, standby, "podman inspect --format '{{.Config.Env}}' ledger || true"), "COLOUR=blue"), onBoth(t, c, standby))
 		})
 		c.settle(t)
-		parity(t, c, active, standby, "ledger")
+		parity(t, c, active, standby, "ledger", "registry")
 	})
 	t.Run("started behind Pacemaker's back", func(t *testing.T) {
 		c.settle(t)
@@ -56,4 +60,16 @@ pcs property set maintenance-mode=false`)
 			t.Error("the active node was disturbed")
 		}
 	})
+}
+
+// registryOnBoth makes the registry's container anew on a network that has IPv6
+// too: Podman's default one has not, and forwards no port of an IPv6 address.
+const registryOnBoth = `podman network create --ignore --ipv6 --subnet 203.0.113.128/27 --subnet 2001:db8:0:1::/64 both >/dev/null
+podman rm -f -t 2 registry >/dev/null
+podman create --name registry --network both -v registry-data:/var/lib/registry -p 5000:5000 localhost/registry:1 >/dev/null
+podman start registry >/dev/null`
+
+func onBoth(t *testing.T, c *cluster, n *lab.Node) error {
+	t.Helper()
+	return lacks(c.sh(t, n, "podman inspect --format '{{.NetworkSettings.Networks}}' registry || true"), "both:")
 }

@@ -40,6 +40,10 @@ func testSetup(t *testing.T, c *cluster) {
 	t.Run("schema", func(t *testing.T) {
 		c.sh(t, active, "OCF_ROOT=/usr/lib/ocf "+agentPath+" meta-data >/tmp/meta.xml\n"+
 			"xmllint --noout --nonet --relaxng /usr/share/pacemaker/api/ocf-ra-1.1.rng /tmp/meta.xml 2>&1")
+		// Pacemaker itself has read it by now.
+		if odd := c.sh(t, active, "grep -E 'assert|XML Error' /var/log/pacemaker/pacemaker.log || true"); odd != "" {
+			t.Errorf("Pacemaker stumbles:\n%s", odd)
+		}
 	})
 	t.Run("ocf-tester", func(t *testing.T) { ocfTester(t, c, standby) })
 }

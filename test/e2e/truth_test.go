@@ -3,7 +3,9 @@
 package e2e
 
 import (
+	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,7 +23,7 @@ import (
 // truth is what the machine's kernel says of a node. Nobody on the node is asked.
 type truth struct {
 	power     bool
-	addresses []string       // IPv4 addresses of the node
+	addresses []string       // of the node, both families
 	programs  map[string]int // first words of containers' programs that run → process id on the machine
 	waiting   int            // processes of containers that are only initialised
 }
@@ -35,6 +37,9 @@ func look(n *lab.Node) truth {
 	proc := strings.TrimSuffix(n.HostPath("/"), "/root/")
 	if trie, err := os.ReadFile(proc + "/net/fib_trie"); err == nil {
 		tr.addresses = localAddresses(string(trie))
+	}
+	if list, err := os.ReadFile(proc + "/net/if_inet6"); err == nil {
+		tr.addresses = append(tr.addresses, localAddresses6(string(list))...)
 	}
 	for _, pid := range containerProcesses(n) {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
@@ -84,6 +89,20 @@ func localAddresses(trie string) []string {
 		}
 	}
 	return list
+}
+
+// localAddresses6 reads those of if_inet6: 32 hexadecimal digits begin each line.
+func localAddresses6(list string) []string {
+	var out []string
+	for line := range strings.Lines(list) {
+		digits, _, _ := strings.Cut(line, " ")
+		if b, err := hex.DecodeString(digits); err == nil {
+			if a, ok := netip.AddrFromSlice(b); ok {
+				out = append(out, a.String())
+			}
+		}
+	}
+	return out
 }
 
 func (tr truth) holds(address string) bool { return slices.Contains(tr.addresses, address) }

@@ -14,6 +14,7 @@ packages=(
   podman runc netavark aardvark-dns conmon catatonit uidmap
   openssh-server openssh-client openssh-sftp-server rsync
   xfsprogs e2fsprogs btrfs-progs attr acl
+  rpm # beside dpkg: what a user of the rpm would have
   busybox-static docker-registry
 )
 joined=$(IFS=,; echo "${packages[*]}")
