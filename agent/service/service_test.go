@@ -350,6 +350,21 @@ func TestLostGossipKeepsTheScore(t *testing.T) {
 	}
 }
 
+// TestPeerOfAnotherVersion: nothing it says is known, and whoever asks why there is
+// no protection is told what to do.
+func TestPeerOfAnotherVersion(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote)
+	n.with(func() {
+		n.peers = []api.NodeStatus{{Node: "n2", Version: api.Version + 1, Software: "9.9", Alive: true}}
+	})
+	r := s.Ready()
+	if why := strings.Join(r.Blockers, "; "); r.Ready || !strings.Contains(why, "n2 speaks protocol 2 and this node 1: upgrade") {
+		t.Errorf("ready %v: %s", r.Ready, why)
+	}
+}
+
 // TestNewestIsGivenAway: a demotion that reaches nobody leaves this node the better
 // candidate; what it has is sent as soon as that is possible, also when it is stopped.
 func TestNewestIsGivenAway(t *testing.T) {

@@ -212,3 +212,24 @@ func TestEveryCommandIsThereOnceAndExplained(t *testing.T) {
 		}
 	}
 }
+
+// TestWritesAreNewInEachRun: a number that an earlier run has written would be found
+// although this one had lost it.
+func TestWritesAreNewInEachRun(t *testing.T) {
+	f := probeFlags{writes: "http://192.0.2.100/w/{n}", verify: "http://192.0.2.100/list"}
+	w, err := f.writesOptions(probe.TargetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := firstWrite(time.Now().Add(time.Second))
+	if last := w.From + 999_999; w.From < firstWrite(now) || last >= next {
+		t.Errorf("a run writes %d to %d, one a second later begins with %d", w.From, last, next)
+	}
+	if next+drill.FirstWrite(1000) > 1<<53 {
+		t.Errorf("%d is more than a JSON list holds exactly", next)
+	}
+	f.writeFrom = 500
+	if w, err := f.writesOptions(probe.TargetOptions{}); err != nil || w.From != 500 {
+		t.Errorf("--write-from 500: %+v, %v", w, err)
+	}
+}
