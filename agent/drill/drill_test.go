@@ -75,6 +75,9 @@ func TestNodeLossIsTakenApart(t *testing.T) {
 	if *rep.Rounds[1].Lost != 0 {
 		t.Errorf("round 2 counts the lost writes of round 1")
 	}
+	if got := strings.Join(r.Diverged, " "); got != "3.15.1" || len(rep.Rounds[1].Diverged) > 0 {
+		t.Errorf("archived in round 1: %s, in round 2: %v; an archive of before the drill is none of it", got, rep.Rounds[1].Diverged)
+	}
 	if got := strings.Join(f.restored, " "); got != "n1 n2" {
 		t.Errorf("restored %q", got)
 	}

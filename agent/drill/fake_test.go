@@ -36,13 +36,14 @@ type fakePair struct {
 	never    bool // the other node never takes over
 	restored []string
 	queried  []string // nodes whose agents were asked
+	archived map[string][]string
 	wg       sync.WaitGroup
 }
 
 func newFakePair(t *testing.T) *fakePair {
 	t.Helper()
 	f := &fakePair{
-		t: t, active: "n1", fresh: time.Now(), writes: map[string]bool{},
+		t: t, active: "n1", fresh: time.Now(), writes: map[string]bool{}, archived: map[string][]string{"n1": {"1.7.1"}},
 		detect: 100 * time.Millisecond, fence: 60 * time.Millisecond, takeover: 80 * time.Millisecond,
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -98,6 +99,9 @@ func (f *fakePair) Harm(_ context.Context, node string) error {
 	}
 	_ = f.server.Close()
 	f.lost = node
+	if f.forget > 0 {
+		f.archived[node] = append(f.archived[node], "3.15.1")
+	}
 	f.fresh = time.Now().Add(-700 * time.Millisecond)
 	// The newest acknowledged writes had not got across.
 	for n := maxKey(f.writes); f.forget > 0 && n > 0; n-- {
@@ -171,7 +175,7 @@ func (f *fakePair) Status(_ context.Context, from string) (api.Status, error) {
 	}
 	var st api.Status
 	for _, n := range []string{"n1", "n2"} {
-		s := api.ServiceStatus{Service: "web", Role: api.RoleStandby, Committed: "3.14", FreshAt: f.fresh.UnixNano(), Diverged: []string{"3.15.1"}}
+		s := api.ServiceStatus{Service: "web", Role: api.RoleStandby, Committed: "3.14", FreshAt: f.fresh.UnixNano(), Diverged: f.archived[n]}
 		if n == f.active {
 			s.Role = api.RoleActive
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -19,6 +20,7 @@ type round struct {
 	readied  api.ServiceStatus // the survivor's, as late as possible before its promotion
 	offset   time.Duration     // the survivor's clock minus that of the agent that was asked: none, where that is its own
 	activeAt time.Time
+	archived []string // on the victim before the harm: of former losses
 }
 
 // For a prober to end and read back its writes; shorter when a person waits for an interrupt to be heeded.
@@ -123,6 +125,7 @@ func (r *round) alive() error {
 // itself takes to return.
 func (r *round) harm(ctx context.Context) error {
 	r.look(ctx)
+	r.archived = r.diverged(ctx)
 	hctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done := make(chan error, 1)
@@ -244,22 +247,24 @@ func (r *round) restore(ctx context.Context) error {
 	now := time.Now()
 	r.phase(PhaseProtected, now, "agent", r.Victim+" is a ready standby")
 	r.RestoreMS = millis(now.Sub(r.HarmAt))
-	r.findDiverged(ctx)
+	r.Diverged = slices.DeleteFunc(r.diverged(ctx), func(name string) bool { return slices.Contains(r.archived, name) })
 	return nil
 }
 
-func (r *round) findDiverged(ctx context.Context) {
+// diverged are the generations that are archived on the victim, as the survivor hears.
+func (r *round) diverged(ctx context.Context) []string {
 	st, err := r.Cluster.Status(ctx, r.Survivor)
 	if err != nil {
-		return
+		return nil
 	}
 	for _, n := range st.Nodes {
 		for _, s := range n.Services {
 			if n.Node == r.Victim && s.Service == r.Service {
-				r.Diverged = s.Diverged
+				return slices.Clone(s.Diverged)
 			}
 		}
 	}
+	return nil
 }
 
 func (r *round) phase(name string, at time.Time, source, detail string) {

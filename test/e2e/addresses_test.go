@@ -27,6 +27,7 @@ var allAddresses = []string{stack.VIP, "192.0.2.101", "2001:db8::64"}
 // has them announces them.
 func testAddresses(t *testing.T, c *cluster) {
 	c.speakIPv6(t)
+	c.forgetCleanup(t)
 	n := c.Node("n1")
 	alone := func() string { return c.sh(t, n, "pcs resource update registry vip="+stack.VIP+"/24") }
 	t.Cleanup(func() { alone() })
@@ -71,6 +72,21 @@ func (c *cluster) speakIPv6(t *testing.T) {
 		c.sh(t, active, "pcs property set maintenance-mode=true\n"+registryOnBoth+"\npcs property set maintenance-mode=false")
 	}
 	eventually(t, 60*time.Second, "the container to be made anew on the standby", func() error { return onBoth(t, c, standby) })
+	c.settle(t)
+}
+
+// forgetCleanup moves the service if it was cleaned up since it was started here.
+// Pacemaker knows it from a probe then, not from an order, and restarts it for any
+// parameter that changes.
+func (c *cluster) forgetCleanup(t *testing.T) {
+	t.Helper()
+	active, standby := c.roles(t)
+	probed := c.sh(t, active, "cibadmin --query --xpath \"//node_state[@uname='"+active.Name()+"']//lrm_rsc_op[@id='registry_last_0' and @operation='monitor']\" 2>/dev/null || true")
+	if probed == "" {
+		return
+	}
+	c.sh(t, active, "understudy switchover registry --yes")
+	c.waitRole(t, standby, api.RoleActive)
 	c.settle(t)
 }
 

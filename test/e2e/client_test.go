@@ -236,7 +236,12 @@ func extent(list []write) string {
 // measured runs do while a client asks for the registry every few milliseconds.
 func (c *cluster) measured(t *testing.T, do func()) probe.Result {
 	t.Helper()
-	target, err := probe.ParseTarget(registryURL, probe.TargetOptions{Client: c.http})
+	return c.measuredAt(t, registryURL, do)
+}
+
+func (c *cluster) measuredAt(t *testing.T, url string, do func()) probe.Result {
+	t.Helper()
+	target, err := probe.ParseTarget(url, probe.TargetOptions{Client: c.http})
 	must(t, err)
 	run, err := probe.Start(interrupted, probe.Options{Target: target, Every: 10 * time.Millisecond, Timeout: 5 * time.Second})
 	must(t, err)
