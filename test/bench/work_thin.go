@@ -105,9 +105,10 @@ podman run -d --name %[1]s -v %[2]s:/data %[3]s %[4]s >/dev/null`, t.v.name, t.v
 	return part, errors.Join(t.managed(ctx, true), t.s.ready(ctx))
 }
 
-// managed takes the service into Pacemaker's hands, or out of them.
+// managed takes the service into Pacemaker's hands, or out of them: maintenance also ends its monitors, which
+// would remember a container that is away for a moment as a failure.
 func (t *thin) managed(ctx context.Context, yes bool) error {
-	_, err := t.s.n1.Exec(ctx, "crm_resource", "--quiet", "--meta", "--resource", t.v.name, "--set-parameter", "is-managed", "--parameter-value", fmt.Sprint(yes))
+	_, err := t.s.n1.Exec(ctx, "crm_resource", "--quiet", "--meta", "--resource", t.v.name, "--set-parameter", "maintenance", "--parameter-value", fmt.Sprint(!yes))
 	return err
 }
 
