@@ -65,8 +65,11 @@ func (f *first) ours(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	a, err := d.apply(ctx)
+	if err != nil {
+		return 0, err
+	}
 	f.applied = append(f.applied, (f.last.MS+a.MS)/1000)
-	return f.last.MS / 1000, err
+	return f.last.MS / 1000, f.s.same(ctx, f.tree, live)
 }
 
 func (f *first) theirs(ctx context.Context) (float64, error) {

@@ -108,7 +108,7 @@ func (f figure) against() string {
 	if len(f.RivalRuns) == 0 {
 		return ""
 	}
-	return f.Rival + ": " + spread(f.RivalRuns, f.Unit)
+	return strings.ReplaceAll(f.Rival, "|", `\|`) + ": " + spread(f.RivalRuns, f.Unit)
 }
 
 func (f figure) factor() string {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"github.com/understudy-ha/understudy/test/lab"
@@ -48,6 +49,18 @@ func (s *site) rsyncRelayed(ctx context.Context, tree, to string, options ...str
 func (s *site) rsyncInput(ctx context.Context, input, tree, to string, options ...string) (ran, error) {
 	args := append([]string{tool, "run", "--", "rsync"}, options...)
 	return s.timed(ctx, s.n1, input, append(args, tree+"/", to)...)
+}
+
+// same checks that a tree on n2 is what the one on n1 is, by rsync's own judgement: what
+// is not right is not compared by its speed.
+func (s *site) same(ctx context.Context, tree, at string, options ...string) error {
+	args := append([]string{"rsync", "-ain", "--delete"}, options...)
+	out, err := s.n1.Exec(ctx, append(args, tree+"/", "n2:"+at+"/")...)
+	if err == nil && len(out) > 0 {
+		lines := strings.SplitAfterN(string(out), "\n", 4)
+		err = fmt.Errorf("%s on n2 is not what %s on n1 is: %s", at, tree, strings.Join(lines[:min(3, len(lines))], ""))
+	}
+	return err
 }
 
 // synced is how long it takes until what a rival has written on n2 is on its disk.

@@ -60,6 +60,9 @@ func few(ctx context.Context, s *site, sh shape) (*row, error) {
 		return r.MS, err
 	}
 	us, them, err := inTurns(sh.pairs, ours, theirs)
+	if err == nil {
+		err = errors.Join(s.same(ctx, tree, tree), s.same(ctx, tree, listed, "-O")) // as lsyncd leaves directories' times
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -48,6 +48,9 @@ func idle(ctx context.Context, s *site, sh shape) (*row, error) {
 		return r.CPUMS, err
 	}
 	us, them, err := inTurns(sh.pairs, ours, theirs)
+	if err == nil {
+		err = s.same(ctx, tree, tree)
+	}
 	if err != nil {
 		return nil, err
 	}

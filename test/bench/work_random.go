@@ -76,6 +76,9 @@ func random(ctx context.Context, s *site, sh shape) (*row, error) {
 		return r.MS / 1000, err
 	}
 	us, them, err := inTurns(sh.pairs, ours, theirs)
+	if err == nil {
+		err = s.same(ctx, f.tree, live, "--checksum")
+	}
 	if err != nil {
 		return nil, err
 	}
