@@ -114,7 +114,7 @@ func (a *Agent) openParts() error {
 	a.onStop("journal", a.journal.Close)
 	a.podman = podman.New(podman.Options{Socket: a.conf.Podman, Record: filepath.Join(stateDir(a.conf.Store), "podman.record"), Logger: a.log})
 	a.onStop("podman", a.podman.Close)
-	a.runtime = &runtimeAdapter{client: a.podman}
+	a.runtime = newRuntime(a.podman)
 	m := vip.New(vip.Options{Logger: a.log, ProbeInterval: probeInterval})
 	a.onStop("addresses", func() error { m.Close(); return nil }) // ends announcing; addresses stay
 	a.addresses = addresses{manager: m}
@@ -247,7 +247,8 @@ func (a *Agent) watchCommits(ctx context.Context, pokes *wire.Pokes) {
 func (a *Agent) watchContainers(ctx context.Context) {
 	for e := range a.podman.Events(ctx) {
 		for _, s := range a.list() {
-			if e.Type == podman.EventResync || s.Has(e.Container) {
+			// A container that is new may be one more of a pod.
+			if e.Type == podman.EventResync || s.Has(e.Container) || e.Type == podman.EventCreate && s.Spec().Indirect() {
 				s.Changed()
 			}
 		}

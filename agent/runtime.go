@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -27,8 +28,13 @@ const (
 type runtimeAdapter struct {
 	client *podman.Client
 
-	mu    sync.Mutex // guards paths
+	mu    sync.Mutex // guards what follows
 	paths map[string]volumePath
+	binds map[string]string // replicated bind mounts by the names of their trees → directory
+}
+
+func newRuntime(c *podman.Client) *runtimeAdapter {
+	return &runtimeAdapter{client: c, binds: map[string]string{}}
 }
 
 type volumePath struct {
@@ -54,8 +60,9 @@ func (r *runtimeAdapter) Inspect(ctx context.Context, name string) (service.Cont
 		return service.Container{}, err
 	}
 	out := service.Container{
-		Name: c.Name, ID: c.ID, Running: c.State.Alive(), Initialised: c.State == podman.StateInitialized,
-		PID: c.PID, Cgroup: c.CgroupPath, StopSignal: c.StopSignal, Health: healthOf(c.Health),
+		Name: c.Name, ID: c.ID, Running: c.State.Alive(), Infra: c.Infra,
+		Initialised: c.State == podman.StateInitialized || c.Infra && c.State.Alive(),
+		PID:         c.PID, Cgroup: c.CgroupPath, StopSignal: c.StopSignal, Health: healthOf(c.Health),
 	}
 	if c.PID > 0 {
 		out.StartTime = cgroup.StartTime(c.PID)
@@ -74,8 +81,27 @@ func healthOf(h podman.HealthStatus) api.Health {
 	return api.HealthHealthy
 }
 
-func (r *runtimeAdapter) Problems(ctx context.Context, names []string) (problems, caveats []string, err error) {
-	list, err := r.client.Check(ctx, names)
+// workload is the service's as package podman has it: with its members as far as they
+// are known, for what only looks at it.
+func workload(spec api.Spec) podman.Workload {
+	return podman.Workload{Containers: spec.Containers, Pods: spec.Pods, Volumes: spec.Volumes, ReplicateBinds: spec.BindMounts == api.BindsReplicate}
+}
+
+// named is the workload as its operator named it.
+func named(spec api.Spec) podman.Workload {
+	w := workload(spec)
+	if spec.Named != nil || spec.Indirect() {
+		w.Containers = spec.Named
+	}
+	return w
+}
+
+func (r *runtimeAdapter) Members(ctx context.Context, spec api.Spec) (names, absent []string, err error) {
+	return r.client.Members(ctx, named(spec))
+}
+
+func (r *runtimeAdapter) Problems(ctx context.Context, spec api.Spec) (problems, caveats []string, err error) {
+	list, err := r.client.Check(ctx, workload(spec))
 	for _, p := range list {
 		if p.Warning {
 			caveats = append(caveats, p.String())
@@ -86,8 +112,17 @@ func (r *runtimeAdapter) Problems(ctx context.Context, names []string) (problems
 	return problems, caveats, err
 }
 
-func (r *runtimeAdapter) Define(ctx context.Context, names []string) (service.Definition, error) {
-	d, err := r.client.Capture(ctx, names)
+func (r *runtimeAdapter) Define(ctx context.Context, spec api.Spec) (service.Definition, error) {
+	w := named(spec)
+	names, absent, err := r.client.Members(ctx, w)
+	if err != nil {
+		return service.Definition{}, err
+	}
+	if len(absent) > 0 {
+		return service.Definition{}, api.Errorf(api.KindNotFound, "make it again as it was, or take it out of the resource's parameters", "this node has no %s", strings.Join(absent, ", no "))
+	}
+	w.Containers = names
+	d, err := r.client.Capture(ctx, w)
 	if err != nil {
 		return service.Definition{}, err
 	}
@@ -95,7 +130,7 @@ func (r *runtimeAdapter) Define(ctx context.Context, names []string) (service.De
 	if err != nil {
 		return service.Definition{}, err
 	}
-	return definition(d, raw), nil
+	return r.definition(d, raw), nil
 }
 
 func (r *runtimeAdapter) Parse(raw []byte) (service.Definition, error) {
@@ -103,19 +138,35 @@ func (r *runtimeAdapter) Parse(raw []byte) (service.Definition, error) {
 	if err != nil {
 		return service.Definition{}, err
 	}
-	return definition(d, raw), nil
+	return r.definition(d, raw), nil
 }
 
-func definition(d *podman.Definition, raw []byte) service.Definition {
-	out := service.Definition{Bytes: raw}
+// definition keeps where the bind mounts are: VolumePaths is asked by their names.
+func (r *runtimeAdapter) definition(d *podman.Definition, raw []byte) service.Definition {
+	out := service.Definition{Bytes: raw, Volumes: d.Trees, Chowns: d.Chowns()}
+	r.mu.Lock()
+	for _, tree := range d.Trees {
+		delete(r.binds, tree) // it may have become a plain volume
+	}
+	for _, b := range d.Binds {
+		if b.Volume != "" {
+			r.binds[b.Volume] = b.Path
+		}
+	}
+	r.mu.Unlock()
 	for _, i := range d.Images {
 		out.Images = append(out.Images, i.ID)
 	}
+	infra := map[string]string{} // by pod
+	for _, p := range d.Pods {
+		infra[p.Name] = p.Infra
+	}
+	out.Infra = map[string]string{}
 	for _, c := range d.Containers {
 		out.Names = append(out.Names, c.Name)
-	}
-	for _, v := range d.Volumes {
-		out.Volumes = append(out.Volumes, v.Name)
+		if name := infra[c.Pod]; name != "" && name != c.Name {
+			out.Infra[c.Name] = name
+		}
 	}
 	return out
 }
@@ -131,18 +182,27 @@ func (r *runtimeAdapter) Realise(ctx context.Context, raw []byte) ([]string, err
 	return r.client.Realise(ctx, d)
 }
 
-func (r *runtimeAdapter) VolumePaths(ctx context.Context, names []string) (map[string]string, error) {
-	out := make(map[string]string, len(names))
+func (r *runtimeAdapter) VolumePaths(ctx context.Context, names []string) (out map[string]string, err error) {
+	out = make(map[string]string, len(names))
 	for _, name := range names {
 		r.mu.Lock()
 		known, ok := r.paths[name]
+		path, bound := r.binds[name]
 		r.mu.Unlock()
+		if bound {
+			if _, err := os.Stat(path); err == nil {
+				out[name] = path
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+			continue
+		}
 		if ok && time.Since(known.at) < pathsKept {
 			out[name] = known.path
 			continue
 		}
 		vctx, cancel := context.WithTimeout(ctx, pathTime)
-		path, err := r.client.VolumePath(vctx, name)
+		path, err = r.client.VolumePath(vctx, name)
 		cancel()
 		if errors.Is(err, podman.ErrNotFound) {
 			continue

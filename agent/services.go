@@ -88,7 +88,7 @@ func (a *Agent) Do(ctx context.Context, name, action string, req api.ActionReque
 	s, err := a.service(name, action == api.ActionStart)
 	switch {
 	case err == nil:
-		return s.Do(ctx, action, req)
+		return do(ctx, s.Service, action, req)
 	case api.KindOf(err) != api.KindNotFound:
 		return api.ActionResult{}, err
 	case action == api.ActionValidate:
@@ -97,11 +97,20 @@ func (a *Agent) Do(ctx context.Context, name, action string, req api.ActionReque
 		if err != nil {
 			return stopped, err
 		}
-		return probe.Do(ctx, action, req)
+		return do(ctx, probe, action, req)
 	case action == api.ActionPromote, action == api.ActionDemote:
 		return stopped, api.Errorf(api.KindNotRunning, "Pacemaker orders start first", "service %s is stopped on %s", name, a.conf.Node)
 	}
 	return stopped, nil
+}
+
+// do finds out what the order's workload comes to and carries the order out.
+func do(ctx context.Context, s *service.Service, action string, req api.ActionRequest) (api.ActionResult, error) {
+	var err error
+	if req.Spec, err = s.Resolve(ctx, action, req.Spec); err != nil {
+		return api.ActionResult{Role: s.Role(), Health: api.HealthUnknown}, err
+	}
+	return s.Do(ctx, action, req)
 }
 
 // Ready says whether a takeover would succeed.

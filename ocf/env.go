@@ -89,7 +89,7 @@ func (e Env) Param(name string) string {
 // Each tunable that is wrong has its default in the Spec.
 func (e Env) Spec() (api.Spec, []*api.Error) {
 	spec := api.Spec{Service: e.Service}
-	var problems []*api.Error
+	problems := nothing(e)
 	if !api.ValidServiceName(e.Service) {
 		problems = append(problems, api.Errorf(api.KindConfigured,
 			"name the resource with letters, digits, '.', '_' and '-'", "%q cannot be a service's name", e.Service))

@@ -76,7 +76,7 @@ func TestSpec(t *testing.T) {
 		Service: "web", VIPs: []string{"192.0.2.100/24", "2001:db8::100/64"}, NIC: "eth0",
 		Containers: []string{"registry", "db", "cache"}, Volumes: []string{"data"},
 		Interval: api.Duration(2 * time.Second), MaxRPO: api.Duration(10 * time.Minute), FreezeMax: api.Duration(250 * time.Millisecond),
-		OnUnhealthy: "fail", VIPConflict: "take",
+		OnUnhealthy: "fail", VIPConflict: "take", BindMounts: "list",
 		Consistency: "hooks", BeforeCapture: []string{"db", "psql", "-c", "CHECKPOINT"}, AfterCapture: []string{"cache", "resume"}, HookTimeout: api.Duration(20 * time.Second),
 	}
 	if diff := cmp.Diff(want, got); diff != "" || len(problems) > 0 {
@@ -89,7 +89,7 @@ func TestDefaults(t *testing.T) {
 	got, problems := specOf("containers=registry")
 	want := api.Spec{
 		Service: "web", Containers: []string{"registry"}, Interval: api.DefaultInterval, MaxRPO: api.DefaultMaxRPO,
-		FreezeMax: api.DefaultFreezeMax, StopTimeout: api.DefaultStopTimeout, OnUnhealthy: api.OnUnhealthyDegraded, VIPConflict: api.ConflictRefuse,
+		FreezeMax: api.DefaultFreezeMax, StopTimeout: api.DefaultStopTimeout, OnUnhealthy: api.OnUnhealthyDegraded, VIPConflict: api.ConflictRefuse, BindMounts: api.BindsList,
 		Consistency: api.ConsistencyFrozen, HookTimeout: api.DefaultHookTimeout,
 	}
 	if diff := cmp.Diff(want, got); diff != "" || len(problems) > 0 {
@@ -112,7 +112,7 @@ func TestSpecProblems(t *testing.T) {
 		kind  api.Kind
 		says  string
 	}{
-		{"containers=", api.KindConfigured, "missing"},
+		{"containers=", api.KindConfigured, "containers"},
 		{"containers=,", api.KindConfigured, "names no container"},
 		{"containers=a,a", api.KindConfigured, "twice"},
 		{"containers=../etc", api.KindConfigured, "not a container's name"},

@@ -71,7 +71,7 @@ func (p parameter) writeTo(b *strings.Builder) {
 	if p.uniqueGroup != "" {
 		fmt.Fprintf(b, " unique-group=\"%s\"", p.uniqueGroup)
 	}
-	fmt.Fprintf(b, " required=\"%d\" reloadable=\"%d\">\n", bit(p.required), bit(p.reloadable))
+	fmt.Fprintf(b, " required=\"0\" reloadable=\"%d\">\n", bit(p.reloadable))
 	describe(b, p.description(), p.short)
 	b.WriteString("<content type=\"string\"")
 	if p.def != "" {
@@ -85,9 +85,6 @@ func (p parameter) description() string {
 	def := "none"
 	if p.def != "" {
 		def = p.def
-	}
-	if p.required {
-		def = "none, it has to be set"
 	}
 	return fmt.Sprintf("%s\nDefault: %s. Example: %s=%s", p.long, def, p.name, p.example)
 }

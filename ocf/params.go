@@ -16,7 +16,7 @@ type parameter struct {
 	long        string // meaning, without default and example
 	def         string
 	example     string
-	required    bool
+	workload    bool   // names what the service is made of; at least one such parameter is set
 	uniqueGroup string // no two resources may have the same value
 	reloadable  bool   // takes effect by reload-agent, without a restart
 
@@ -32,9 +32,6 @@ func (p parameter) apply(spec *api.Spec, value string) *api.Error {
 		return nil
 	}
 	next := fmt.Sprintf("write for example %s=%s", p.name, p.example)
-	if value == "" && p.required {
-		return api.Errorf(api.KindConfigured, next, "parameter %s is missing", p.name)
-	}
 	if value == "" {
 		value = p.def
 	}
@@ -78,11 +75,29 @@ func hooks(spec api.Spec) *api.Error {
 		return api.Errorf(api.KindArgs, "name the command that makes the data ready, or write consistency=frozen", "parameter before-capture is missing for consistency=hooks")
 	}
 	for _, h := range [][]string{spec.BeforeCapture, spec.AfterCapture} {
-		if len(h) > 0 && !slices.Contains(spec.Containers, h[0]) {
+		if len(h) > 0 && !spec.Indirect() && !slices.Contains(spec.Containers, h[0]) {
 			return api.Errorf(api.KindArgs, "begin it with one of "+strings.Join(spec.Containers, ", "), "before-capture or after-capture is to run in %q, which is no container of the service", h[0])
 		}
 	}
 	return nil
+}
+
+// nothing says so when no parameter names a workload.
+func nothing(e Env) []*api.Error {
+	var names []string
+	example := ""
+	for _, p := range parameters {
+		if !p.workload {
+			continue
+		}
+		if e.Param(p.name) != "" {
+			return nil
+		}
+		if names = append(names, p.name); example == "" {
+			example = p.name + "=" + p.example
+		}
+	}
+	return []*api.Error{api.Errorf(api.KindConfigured, "write for example "+example, "none of the parameters %s is set: there is no service without containers", strings.Join(names, ", "))}
 }
 
 func isParameter(name string) bool {
@@ -110,17 +125,33 @@ var parameters = []parameter{
 		example: "eth0", read: readNIC,
 	},
 	{
-		name: "containers", short: "Containers of the service", required: true, uniqueGroup: "containers", shape: true,
+		name: "containers", short: "Containers of the service", uniqueGroup: "containers", shape: true, workload: true,
 		long: "The names of the service's containers, separated by commas or spaces, in the order in which they are started; they are stopped in reverse. " +
-			"They exist on the node where the service is set up first; their definitions, images, networks and volumes are carried to the others.",
+			"They exist on the node where the service is set up first; their definitions, images, networks, volumes and secrets are carried to the others. " +
+			"At least one of containers and pods has to be set.",
 		example: "registry",
 		read:    readNames("container", func(s *api.Spec) *[]string { return &s.Containers }),
+	},
+	{
+		name: "pods", short: "Pods of the service", uniqueGroup: "pods", shape: true, workload: true,
+		long: "The names of the service's pods, made by podman pod create, separated by commas or spaces. " +
+			"All their containers are the service's; they are started after those named in containers, in the order in which they were made.",
+		example: "shop",
+		read:    readNames("pod", func(s *api.Spec) *[]string { return &s.Pods }),
 	},
 	{
 		name: "volumes", short: "Volumes to replicate", shape: true,
 		long:    "The names of the volumes that are replicated, separated by commas or spaces. Left out: all that the containers mount.",
 		example: "registry-data",
 		read:    readNames("volume", func(s *api.Spec) *[]string { return &s.Volumes }),
+	},
+	{
+		name: "bind-mounts", short: "What becomes of bind mounts", shape: true,
+		long: "What becomes of the content of the node's own directories that containers mount, also by way of a volume with the option o=bind. " +
+			"list: it is not replicated; status and ready name them, and they have to be alike on every node by other means. " +
+			"replicate: it is replicated like that of a volume; directories of the system are refused.",
+		def: api.BindsList, example: api.BindsReplicate,
+		read: readChoice(func(s *api.Spec) *string { return &s.BindMounts }, api.BindsList, api.BindsReplicate),
 	},
 	{
 		name: "interval", short: "Time between captures", reloadable: true,

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -82,17 +83,34 @@ const (
 	ConsistencyNone   = "none"   // nothing stands still: a generation is not of one instant
 )
 
+// What becomes of the content of bind mounts (parameter bind-mounts).
+const (
+	BindsList      = "list"      // nothing: they are named in status and ready
+	BindsReplicate = "replicate" // it is replicated like a volume's
+)
+
 // Spec is a service as its resource parameters in the CIB define it. The CIB is
 // the only source; the agent keeps the last one it was told so that it can
 // carry on after its own restart.
 type Spec struct {
-	Service     string   `json:"service"`
-	VIPs        []string `json:"vips,omitempty"` // addresses with prefix, v4 or v6
-	NIC         string   `json:"nic,omitempty"`  // empty: the interface that has the address's subnet
-	Containers  []string `json:"containers"`
+	Service string   `json:"service"`
+	VIPs    []string `json:"vips,omitempty"` // addresses with prefix, v4 or v6
+	NIC     string   `json:"nic,omitempty"`  // empty: the interface that has the address's subnet
+	// The workload: containers by name, pods with all their containers, quadlet units by
+	// file name, Kubernetes YAML by path. At least one of them is set.
+	Containers []string `json:"containers"` // in the order in which they are started; see Named
+	Pods       []string `json:"pods,omitempty"`
+	Quadlet    []string `json:"quadlet,omitempty"`
+	Kube       []string `json:"kube,omitempty"`
+	// Set by the agent, which puts into Containers everything that the workload comes to:
+	// Named is what was named there, Absent what of the workload this node does not have.
+	Named  []string `json:"named,omitempty"`
+	Absent []string `json:"absent,omitempty"`
+
 	Volumes     []string `json:"volumes,omitempty"` // empty: all that the containers mount
-	Interval    Duration `json:"interval"`          // between captures
-	MaxRPO      Duration `json:"max_rpo"`           // a replica older than this is not promoted
+	BindMounts  string   `json:"bind_mounts,omitempty"`
+	Interval    Duration `json:"interval"` // between captures
+	MaxRPO      Duration `json:"max_rpo"`  // a replica older than this is not promoted
 	FreezeMax   Duration `json:"freeze_max"`
 	StopTimeout Duration `json:"stop_timeout"` // grace for a container's own shutdown before SIGKILL; never beyond the operation's deadline
 	OnUnhealthy string   `json:"on_unhealthy"`
@@ -102,6 +120,30 @@ type Spec struct {
 	BeforeCapture []string `json:"before_capture,omitempty"` // a container, then a command and its arguments to run in it
 	AfterCapture  []string `json:"after_capture,omitempty"`
 	HookTimeout   Duration `json:"hook_timeout,omitempty"` // for each of the two
+}
+
+// Empty says that no workload is named: an order without valid parameters.
+func (s Spec) Empty() bool { return len(s.Containers) == 0 && !s.Indirect() }
+
+// Indirect says that the workload is not only containers by their names.
+func (s Spec) Indirect() bool { return len(s.Pods)+len(s.Quadlet)+len(s.Kube) > 0 }
+
+// SameWorkload says whether both name the same workload, whatever it comes to.
+func (s Spec) SameWorkload(o Spec) bool {
+	return slices.Equal(s.named(), o.named()) && slices.Equal(s.Pods, o.Pods) && slices.Equal(s.Quadlet, o.Quadlet) && slices.Equal(s.Kube, o.Kube)
+}
+
+func (s Spec) named() []string {
+	if s.Named != nil || s.Indirect() {
+		return s.Named
+	}
+	return s.Containers
+}
+
+// WithWorkload is s with the workload of o.
+func (s Spec) WithWorkload(o Spec) Spec {
+	s.Containers, s.Pods, s.Quadlet, s.Kube, s.Named, s.Absent = o.Containers, o.Pods, o.Quadlet, o.Kube, o.Named, o.Absent
+	return s
 }
 
 // Defaults of the parameters, as `pcs resource describe` shows them.
@@ -195,6 +237,7 @@ type Readiness struct {
 	Standby  string   `json:"standby,omitempty"` // the node that would take over
 	RPO      Duration `json:"rpo"`               // data lost if the active failed now
 	Blockers []string `json:"blockers,omitempty"`
+	Caveats  []string `json:"caveats,omitempty"` // what does not move with the service, such as the content of bind mounts
 }
 
 // Decision is an entry of the decision journal: something that was decided or

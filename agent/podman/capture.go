@@ -2,81 +2,138 @@ package podman
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/containers/podman/v5/libpod/define"
+	"github.com/containers/podman/v5/pkg/specgen"
 )
 
-// Capture takes the definition of the containers, in the order given, and of the
-// networks, volumes and images they need, from this node's Podman. What cannot be
+// Capture takes the definition of the workload, in its order, and of the networks,
+// volumes, bind mounts and images it needs, from this node's Podman. What cannot be
 // carried faithfully is an error that names all of it.
 //
 // The captured containers are Understudy's from then on: when the roles change, a
 // later Realise on this node may make them again.
-func (c *Client) Capture(ctx context.Context, names []string) (*Definition, error) {
+func (c *Client) Capture(ctx context.Context, w Workload) (*Definition, error) {
 	def := &Definition{Version: DefinitionVersion}
-	needs := needs{networks: map[string]bool{}, volumes: map[string]bool{}, images: map[string]bool{}}
+	needs := newNeeds()
+	for _, name := range w.Volumes {
+		needs.volumes[name] = true
+	}
 	var problems []Problem
 	ids := map[string]string{}
-	for _, name := range names {
+	for _, name := range w.Containers {
 		d, err := c.inspect(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		con, found, err := captureContainer(d)
+		con, found, err := c.captureContainer(ctx, w, needs, d)
 		if err != nil {
 			return nil, err
 		}
-		more, err := c.checkNeeds(ctx, d)
-		if err != nil {
-			return nil, err
-		}
-		problems = append(append(problems, found...), more...)
+		problems = append(problems, found...)
 		def.Containers = append(def.Containers, con)
 		ids[con.Name] = d.ID
-		needs.add(d)
 	}
+	var found []Problem
+	var err error
+	if def.Pods, found, err = c.capturePods(ctx, w, needs); err != nil {
+		return nil, err
+	}
+	problems = append(problems, found...)
+	def.Binds = bindDefs(needs.binds)
+	problems = append(problems, overlapping(def.Binds)...)
 	if err := asError(problems); err != nil {
 		return nil, err
 	}
 	if err := c.captureNeeds(ctx, def, needs); err != nil {
 		return nil, err
 	}
+	def.Trees = def.trees(w.Volumes)
 	for _, con := range def.Containers {
-		if err := c.record.setContainer(con.Name, entry{ID: ids[con.Name], Hash: con.hash()}); err != nil {
+		if err := c.record.setContainer(con.Name, entry{ID: ids[con.Name], Hash: con.hash(), Secrets: con.secretsHash()}); err != nil {
+			return nil, err
+		}
+	}
+	for _, pod := range def.Pods {
+		d, err := c.inspectPod(ctx, pod.Name)
+		if err != nil {
+			return nil, err
+		}
+		if err := c.record.setPod(pod.Name, entry{ID: d.ID, Hash: pod.hash()}); err != nil {
 			return nil, err
 		}
 	}
 	return def, nil
 }
 
-func captureContainer(d *define.InspectContainerData) (ContainerDef, []Problem, error) {
-	def := ContainerDef{Name: d.Name, ImageID: bareID(d.Image), ImageName: d.ImageName}
-	spec, problems := buildSpec(d)
-	if fatal(problems) {
-		return def, problems, nil
-	}
-	var err error
-	if def.Spec, err = encodeSpec(spec); err != nil {
+// captureContainer describes a container, and what stands against it: then it has no
+// specification. What it uses is added to n.
+func (c *Client) captureContainer(ctx context.Context, w Workload, n *needs, d *define.InspectContainerData) (def ContainerDef, problems []Problem, err error) {
+	def = ContainerDef{Name: d.Name, ImageID: bareID(d.Image), ImageName: d.ImageName, Infra: d.IsInfra}
+	if def.Pod, err = c.podOf(ctx, d); err != nil {
 		return def, nil, err
 	}
-	def.Looks, err = looksOf(d)
+	if def.Pod != "" {
+		n.pods[def.Pod] = true
+	}
+	var spec *specgen.SpecGenerator
+	if d.IsInfra {
+		if ownImage.MatchString(d.ImageName) {
+			def.ImageID, def.ImageName = "", ""
+		}
+	} else {
+		spec, problems = buildSpec(d, def.Pod)
+	}
+	more, err := c.checkNeeds(ctx, w, n, spec, d)
+	if err != nil {
+		return def, nil, err
+	}
+	problems = append(problems, more...)
+	if def.ImageID != "" {
+		n.images[def.ImageID] = true
+	}
+	if def.Looks, err = looksOf(d); err != nil || spec == nil {
+		return def, problems, err
+	}
+	def.Secrets = secretHashes(spec, n)
+	def.Spec, err = encodeSpec(spec)
 	return def, problems, err
 }
 
-// needs are names of what containers use.
-type needs struct{ networks, volumes, images map[string]bool }
+// capturePods describes the pods that the containers are in, by name.
+func (c *Client) capturePods(ctx context.Context, w Workload, n *needs) (defs []PodDef, problems []Problem, err error) {
+	for _, name := range sorted(n.pods) {
+		def, found, err := c.capturePod(ctx, w, n, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		defs, problems = append(defs, def), append(problems, found...)
+	}
+	return defs, problems, nil
+}
 
-func (n needs) add(d *define.InspectContainerData) {
-	con := fromInspect(d)
+// needs is what containers use.
+type needs struct {
+	networks, volumes, pods map[string]bool // names
+	images                  map[string]bool // IDs
+	binds                   []bind
+	secrets                 map[string]SecretDef // by name
+}
+
+func newNeeds() *needs {
+	return &needs{networks: map[string]bool{}, volumes: map[string]bool{}, pods: map[string]bool{}, images: map[string]bool{}, secrets: map[string]SecretDef{}}
+}
+
+func (n *needs) add(con Container) {
 	for _, v := range con.Volumes() {
 		n.volumes[v] = true
 	}
 	for _, name := range con.Networks {
 		n.networks[name] = true
 	}
-	n.images[bareID(con.ImageID)] = true
 }
 
 func sorted(set map[string]bool) []string {
@@ -88,7 +145,7 @@ func sorted(set map[string]bool) []string {
 	return out
 }
 
-func (c *Client) captureNeeds(ctx context.Context, def *Definition, n needs) error {
+func (c *Client) captureNeeds(ctx context.Context, def *Definition, n *needs) error {
 	for _, name := range sorted(n.networks) {
 		net, err := c.inspectNetwork(ctx, name)
 		if err != nil {
@@ -109,6 +166,13 @@ func (c *Client) captureNeeds(ctx context.Context, def *Definition, n needs) err
 			return err
 		}
 		def.Volumes = append(def.Volumes, volumeDef(v))
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.secrets)) {
+		s := n.secrets[name]
+		def.Secrets = append(def.Secrets, s)
+		if err := c.record.setSecret(s.Name, s.hash()); err != nil {
+			return err
+		}
 	}
 	for _, id := range sorted(n.images) {
 		img, err := c.Image(ctx, id)

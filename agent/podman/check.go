@@ -11,6 +11,7 @@ import (
 
 	"github.com/containers/podman/v5/libpod/define"
 	"github.com/containers/podman/v5/pkg/specgen"
+	nettypes "go.podman.io/common/libnetwork/types"
 
 	"github.com/understudy-ha/understudy/agent/api"
 )
@@ -18,7 +19,8 @@ import (
 // Problem is something about a container, or what it needs, that cannot be
 // carried to another node, or that would start it behind Pacemaker's back.
 type Problem struct {
-	Container string `json:"container"`
+	Container string `json:"container,omitempty"`
+	Pod       string `json:"pod,omitempty"`
 	What      string `json:"what"`
 	Next      string `json:"next,omitempty"`    // what to do instead
 	Warning   bool   `json:"warning,omitempty"` // carried all the same
@@ -27,8 +29,11 @@ type Problem struct {
 // String is one line for the operator.
 func (p Problem) String() string {
 	s := p.What
-	if p.Container != "" {
+	switch {
+	case p.Container != "":
 		s = "container " + p.Container + ": " + s
+	case p.Pod != "":
+		s = "pod " + p.Pod + ": " + s
 	}
 	if p.Next != "" {
 		s += "; " + p.Next
@@ -52,19 +57,20 @@ func asError(problems []Problem) error {
 	var errs []error
 	for _, p := range problems {
 		if !p.Warning {
-			what := Problem{Container: p.Container, What: p.What}.String()
+			what := Problem{Container: p.Container, Pod: p.Pod, What: p.What}.String()
 			errs = append(errs, api.Errorf(api.KindConfigured, p.Next, "%s", what))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// Check looks for whatever stands against keeping the containers ready on
-// another node, all of it at once. The error is Podman's own; a container that
-// does not exist is a problem, not an error.
-func (c *Client) Check(ctx context.Context, names []string) ([]Problem, error) {
+// Check looks for whatever stands against keeping the workload ready on another
+// node, all of it at once. The error is Podman's own; a container that does not
+// exist is a problem, not an error.
+func (c *Client) Check(ctx context.Context, w Workload) ([]Problem, error) {
 	var problems []Problem
-	for _, name := range names {
+	n := newNeeds()
+	for _, name := range w.Containers {
 		d, err := c.inspect(ctx, name)
 		if errors.Is(err, ErrNotFound) {
 			problems = append(problems, Problem{
@@ -76,16 +82,19 @@ func (c *Client) Check(ctx context.Context, names []string) ([]Problem, error) {
 		if err != nil {
 			return problems, err
 		}
-		_, found := buildSpec(d)
-		problems = append(problems, found...)
-		problems = append(problems, c.checkRestart(ctx, d)...)
-		more, err := c.checkNeeds(ctx, d)
+		_, found, err := c.captureContainer(ctx, w, n, d)
 		if err != nil {
 			return problems, err
 		}
-		problems = append(problems, more...)
+		problems = append(append(problems, found...), c.checkRestart(ctx, d)...)
 	}
-	return append(problems, bootStarters(c.opts.Root, names)...), nil
+	_, found, err := c.capturePods(ctx, w, n)
+	if err != nil {
+		return problems, err
+	}
+	problems = append(problems, found...)
+	problems = append(problems, overlapping(bindDefs(n.binds))...)
+	return append(problems, bootStarters(c.opts.Root, w.Containers)...), nil
 }
 
 // checkRestart: Podman itself starts a container with a restart policy again
@@ -106,10 +115,16 @@ func (c *Client) checkRestart(ctx context.Context, d *define.InspectContainerDat
 	return []Problem{p}
 }
 
-// checkNeeds looks at the volumes and networks of the container.
-func (c *Client) checkNeeds(ctx context.Context, d *define.InspectContainerData) ([]Problem, error) {
+// checkNeeds looks at the volumes, bind mounts, secrets and networks of the container, and
+// adds them to n. The specification is nil where it could not be made.
+func (c *Client) checkNeeds(ctx context.Context, w Workload, n *needs, s *specgen.SpecGenerator, d *define.InspectContainerData) ([]Problem, error) {
 	var problems []Problem
 	con := fromInspect(d)
+	n.add(con)
+	var binds []bind
+	if s != nil {
+		binds = bindsOf(s.Mounts, w.ReplicateBinds)
+	}
 	for _, name := range con.Volumes() {
 		v, err := c.inspectVolume(ctx, name)
 		if errors.Is(err, ErrNotFound) {
@@ -119,51 +134,33 @@ func (c *Client) checkNeeds(ctx context.Context, d *define.InspectContainerData)
 		if err != nil {
 			return nil, err
 		}
-		problems = append(problems, checkVolume(v.Anonymous, volumeDef(v), con)...)
+		def := volumeDef(v)
+		asked := slices.Contains(w.Volumes, name)
+		problems = append(problems, def.check(con.mountedAt(name), asked)...)
+		if def.place() == onBind {
+			binds = append(binds, bind{path: def.directory(""), volume: name, replicate: asked || w.ReplicateBinds && len(w.Volumes) == 0})
+		}
 	}
-	for _, name := range con.Networks {
-		n, err := c.inspectNetwork(ctx, name)
+	if s != nil {
+		found, err := c.checkSecrets(ctx, n, s, d)
 		if err != nil {
 			return nil, err
 		}
-		if n.Driver != "bridge" {
-			problems = append(problems, Problem{
-				What: fmt.Sprintf("its network %s has the driver %s, which is not carried yet", name, n.Driver),
-				Next: "use a bridge network",
-			})
+		problems = append(problems, found...)
+	}
+	problems = append(problems, c.checkBinds(binds)...)
+	n.binds = append(n.binds, binds...)
+	for _, name := range con.Networks {
+		net, err := c.inspectNetwork(ctx, name)
+		if err != nil {
+			return nil, err
 		}
+		problems = append(problems, checkNetwork(net)...)
 	}
 	return named(con.Name, problems), nil
 }
 
 var anonymousName = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
-func checkVolume(anonymous bool, v VolumeDef, con Container) []Problem {
-	switch {
-	case anonymous || anonymousName.MatchString(v.Name):
-		at := "/PATH"
-		for _, m := range con.Mounts {
-			if m.Volume == v.Name {
-				at = m.Destination
-			}
-		}
-		return []Problem{{
-			What: "it has an anonymous volume at " + at + ": its name would be another on the other node",
-			Next: "name it: --volume NAME:" + at,
-		}}
-	case v.Driver != "local" && v.Driver != "":
-		return []Problem{{
-			What: fmt.Sprintf("its volume %s has the driver %s, which is not carried yet", v.Name, v.Driver),
-			Next: "use a volume of the driver local",
-		}}
-	case v.Options["device"] != "" || v.Options["type"] != "":
-		return []Problem{{
-			What: fmt.Sprintf("its volume %s is a mount of %s, which is not carried yet", v.Name, v.Options["device"]),
-			Next: "use a plain local volume",
-		}}
-	}
-	return nil
-}
 
 // check looks at what only the create command tells.
 func (p *parsed) check(d *define.InspectContainerData) []Problem {
@@ -236,39 +233,44 @@ func checkManaged(d *define.InspectContainerData) []Problem {
 			Next: "remove the unit or quadlet file and make the container with `podman create`: Pacemaker is in charge now",
 		})
 	}
-	if d.Pod != "" {
-		out = append(out, Problem{What: "it is in a pod, which is not carried yet", Next: nextPods})
-	}
 	if d.HostConfig.AutoRemove {
 		out = append(out, Problem{What: "it removes itself when it stops", Next: "make it without --rm"})
 	}
 	return out
 }
 
-// sameEverywhere are paths whose content is the same on every node set up alike.
-var sameEverywhere = []string{"/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/etc/ssl/certs", "/etc/pki"}
-
 // checkSpec looks at what Podman's parsers made of mounts, ports and namespaces.
 func checkSpec(s *specgen.SpecGenerator, d *define.InspectContainerData) []Problem {
 	var out []Problem
-	for _, m := range s.Mounts {
-		if m.Type == define.TypeBind && !carriedBind(m.Source, m.Options) {
-			out = append(out, Problem{
-				What: "it mounts " + m.Source + " of this node at " + m.Destination + ", which is not carried yet",
-				Next: "put the files into a volume, or into the image",
-			})
-		}
-	}
-	for _, m := range s.OverlayVolumes {
-		out = append(out, Problem{What: "it mounts " + m.Source + " of this node as an overlay", Next: "put the files into a volume, or into the image"})
-	}
-	for _, v := range s.ImageVolumes {
-		out = append(out, Problem{What: "it mounts the image " + v.Source + ", which is not carried yet", Next: "use a volume"})
-	}
+	out = append(out, checkMounts(s.OverlayVolumes, s.ImageVolumes)...)
 	if len(s.ArtifactVolumes) > 0 {
 		out = append(out, Problem{What: "it mounts an artifact, which is not carried yet", Next: "use a volume"})
 	}
-	for _, port := range s.PortMappings {
+	out = append(out, checkPorts(s.PortMappings)...)
+	if ns := s.NetNS; ns.IsContainer() || ns.IsPod() || ns.IsPath() {
+		out = append(out, Problem{What: fmt.Sprintf("it is in the network namespace of something else (%s %s)", ns.NSMode, ns.Value), Next: "give it a network of its own"})
+	}
+	if d.HostConfig.NetworkMode == "slirp4netns" || d.HostConfig.NetworkMode == "pasta" {
+		out = append(out, Problem{What: "its network mode " + d.HostConfig.NetworkMode + " is not carried yet", Next: "use a bridge network or --network host"})
+	}
+	return out
+}
+
+func checkMounts(overlays []*specgen.OverlayVolume, images []*specgen.ImageVolume) []Problem {
+	var out []Problem
+	for _, m := range overlays {
+		out = append(out, Problem{What: "it mounts " + m.Source + " of this node as an overlay", Next: "put the files into a volume, or into the image"})
+	}
+	for _, v := range images {
+		out = append(out, Problem{What: "it mounts the image " + v.Source + ", which is not carried yet", Next: "use a volume"})
+	}
+	return out
+}
+
+// checkPorts wants every port published where it is also published on another node.
+func checkPorts(ports []nettypes.PortMapping) []Problem {
+	var out []Problem
+	for _, port := range ports {
 		if ip := net.ParseIP(port.HostIP); ip != nil && !ip.IsUnspecified() && !ip.IsLoopback() {
 			out = append(out, Problem{
 				What:    fmt.Sprintf("it publishes port %d on the address %s only: where that is not, it cannot be initialised ahead of a takeover", port.ContainerPort, port.HostIP),
@@ -283,20 +285,5 @@ func checkSpec(s *specgen.SpecGenerator, d *define.InspectContainerData) []Probl
 			})
 		}
 	}
-	if ns := s.NetNS; ns.IsContainer() || ns.IsPod() || ns.IsPath() {
-		out = append(out, Problem{What: fmt.Sprintf("it is in the network namespace of something else (%s %s)", ns.NSMode, ns.Value), Next: "give it a network of its own"})
-	}
-	if d.HostConfig.NetworkMode == "slirp4netns" || d.HostConfig.NetworkMode == "pasta" {
-		out = append(out, Problem{What: "its network mode " + d.HostConfig.NetworkMode + " is not carried yet", Next: "use a bridge network or --network host"})
-	}
 	return out
-}
-
-func carriedBind(source string, options []string) bool {
-	if !slices.Contains(options, "ro") {
-		return false
-	}
-	return slices.ContainsFunc(sameEverywhere, func(p string) bool {
-		return source == p || strings.HasPrefix(source, p+"/")
-	})
 }

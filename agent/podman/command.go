@@ -31,7 +31,10 @@ func parseCommand(command []string) (*parsed, []Problem) {
 		return nil, []Problem{*problem}
 	}
 	p := &parsed{changed: map[string]bool{}}
-	fs := newFlags(&p.options, &p.plain)
+	fs := newFlags(&p.options, &p.plain, func(fs *pflag.FlagSet) {
+		fs.StringVar(&p.options.Name, "name", "", "")
+		fs.StringVar(&p.options.Pod, "pod", "", "")
+	})
 	if err := fs.Parse(rest); err != nil {
 		return nil, []Problem{{
 			What: "its create command cannot be read: " + strings.TrimSpace(err.Error()),
@@ -53,10 +56,28 @@ func parseCommand(command []string) (*parsed, []Problem) {
 func cutProgram(command []string) ([]string, *Problem) {
 	if len(command) == 0 {
 		return nil, &Problem{
-			What: "it has no create command: it was made through the API, by compose or by play kube",
+			What: "it has no create command: it was made through the API, by compose or by kube play",
+			Next: "make it with `podman create` or `podman run`, or name its YAML in kube=",
+		}
+	}
+	rest, problem := globalFlags(command)
+	if problem != nil {
+		return nil, problem
+	}
+	if len(rest) > 0 && rest[0] == "container" {
+		rest = rest[1:]
+	}
+	if len(rest) == 0 || (rest[0] != "run" && rest[0] != "create") {
+		return nil, &Problem{
+			What: fmt.Sprintf("it was made by `%s`, not by podman run or podman create", strings.Join(command[:min(len(command), 3)], " ")),
 			Next: "make it with `podman create` or `podman run`",
 		}
 	}
+	return rest[1:], nil
+}
+
+// globalFlags removes the program and its global flags, those that change nothing.
+func globalFlags(command []string) ([]string, *Problem) {
 	rest := command[1:]
 	for len(rest) > 0 && strings.HasPrefix(rest[0], "-") {
 		name, _, joined := strings.Cut(rest[0], "=")
@@ -69,21 +90,12 @@ func cutProgram(command []string) ([]string, *Problem) {
 		default:
 			return nil, &Problem{
 				What: fmt.Sprintf("it was made with the global flag %s of %s, which is not carried", name, filepath.Base(command[0])),
-				Next: "make the container without it",
+				Next: "make it without that flag",
 			}
 		}
 		rest = rest[1:]
 	}
-	if len(rest) > 0 && rest[0] == "container" {
-		rest = rest[1:]
-	}
-	if len(rest) == 0 || (rest[0] != "run" && rest[0] != "create") {
-		return nil, &Problem{
-			What: fmt.Sprintf("it was made by `%s`, not by podman run or podman create", strings.Join(command[:min(len(command), 3)], " ")),
-			Next: "make it with `podman create` or `podman run`",
-		}
-	}
-	return rest[1:], nil
+	return rest, nil
 }
 
 // refusedBy lists the flags given that are in the list of refused ones. A bool

@@ -79,6 +79,7 @@ type Container struct {
 	RestartPolicy string // no, always, on-failure, unless-stopped
 	AutoRemove    bool
 	Pod           string // ID, empty without
+	Infra         bool   // it holds the namespaces of its pod
 	StopSignal    string // name or number, as Podman sends it in a stop
 	CreateCommand []string
 	Labels        map[string]string
@@ -99,6 +100,16 @@ func (c Container) Volumes() []string {
 	return slices.Compact(names)
 }
 
+// mountedAt is where the container has the volume, the first place of several.
+func (c Container) mountedAt(volume string) string {
+	for _, m := range c.Mounts {
+		if m.Volume == volume {
+			return m.Destination
+		}
+	}
+	return ""
+}
+
 // Inspect describes a container by name or ID; ErrNotFound if there is none.
 func (c *Client) Inspect(ctx context.Context, name string) (Container, error) {
 	data, err := c.inspect(ctx, name)
@@ -116,7 +127,7 @@ func (c *Client) inspect(ctx context.Context, name string) (*define.InspectConta
 
 func fromInspect(d *define.InspectContainerData) Container {
 	out := Container{
-		ID: d.ID, Name: d.Name, ImageID: d.Image, ImageName: d.ImageName, Pod: d.Pod,
+		ID: d.ID, Name: d.Name, ImageID: d.Image, ImageName: d.ImageName, Pod: d.Pod, Infra: d.IsInfra,
 		Health: HealthNone, RestartPolicy: "no",
 	}
 	if s := d.State; s != nil {

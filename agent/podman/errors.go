@@ -103,3 +103,11 @@ func unreachable(socket string, err error) error {
 		"start it with `systemctl enable --now podman.socket`, or set the agent's podman socket to the right path",
 		"Podman's socket %s does not answer: %s", socket, message(err))
 }
+
+// ignoreNotFound is nil for what is not there.
+func ignoreNotFound(err error) error {
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}

@@ -49,7 +49,6 @@ var flagsWithoutEffect = []flagRule{
 const (
 	nextPlain   = "make the container without it"
 	nextEnv     = "give the values themselves: --env NAME=value"
-	nextPods    = "make the container without a pod"
 	nextDevices = "make the container without devices of the host"
 	nextUsers   = "make the container without a user namespace of its own"
 )
@@ -61,10 +60,8 @@ var flagsRefused = []flagRule{
 	{name: "env-host", bool: true, why: "the environment of this node is not that of the other", next: nextEnv},
 	{name: "env-file", why: "the file is on this node only", next: nextEnv},
 	{name: "label-file", why: "the file is on this node only", next: "give the labels themselves: --label NAME=value"},
-	{name: "secret", why: "secrets are not carried yet", next: "wait for a later version, or give the value with --env"},
-	{name: "pod", why: "pods are not carried yet", next: nextPods},
-	{name: "pod-id-file", why: "pods are not carried yet", next: nextPods},
-	{name: "init-ctr", why: "pods are not carried yet", next: nextPods},
+	{name: "pod-id-file", why: "it names a file on this node", next: "name the pod: --pod NAME"},
+	{name: "init-ctr", why: "a container that runs before the others of its pod ends before the service has started", next: "make it a container that stays, or do its work in the image"},
 	{name: "volumes-from", why: "it mounts what another container mounts", next: "mount the volumes by name: --volume NAME:/path"},
 	{name: "requires", why: "dependencies between containers are not carried", next: "name the containers in their order in `containers`"},
 	{name: "device", why: "devices differ from node to node", next: nextDevices},
@@ -104,17 +101,22 @@ type plain struct {
 
 // newFlags declares every flag of the three lists, with Podman's own types and
 // defaults (slices that split at commas and arrays that do not are different things).
-func newFlags(o *entities.ContainerCreateOptions, p *plain) *pflag.FlagSet {
+// Those of own come first: of a flag that is in a list as well, they are what it means.
+func newFlags(o *entities.ContainerCreateOptions, p *plain, own func(*pflag.FlagSet)) *pflag.FlagSet {
 	fs := pflag.NewFlagSet("podman create", pflag.ContinueOnError)
 	fs.SetInterspersed(false)
 	fs.SetNormalizeFunc(normalise)
 	fs.Usage = func() {}
+	own(fs)
 	containerFlags(fs, o, p)
 	resourceFlags(fs, o, p)
 	healthFlags(fs, o)
 	networkFlags(fs, p)
 	for _, list := range [][]flagRule{flagsWithoutEffect, flagsRefused} {
 		for _, r := range list {
+			if fs.Lookup(r.name) != nil {
+				continue
+			}
 			if r.bool {
 				fs.BoolP(r.name, r.short, false, "")
 			} else {
@@ -141,7 +143,6 @@ func normalise(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 }
 
 func containerFlags(fs *pflag.FlagSet, o *entities.ContainerCreateOptions, p *plain) {
-	fs.StringVar(&o.Name, "name", "", "")
 	fs.StringArrayVar(&o.Annotation, "annotation", nil, "")
 	fs.StringArrayVarP(&o.Label, "label", "l", nil, "")
 	fs.StringArrayVarP(&p.env, "env", "e", nil, "")
@@ -189,6 +190,7 @@ func containerFlags(fs *pflag.FlagSet, o *entities.ContainerCreateOptions, p *pl
 	fs.StringArrayVar(&o.Mount, "mount", nil, "")
 	fs.StringArrayVar(&o.TmpFS, "tmpfs", nil, "")
 	fs.StringVar(&p.imageVolume, "image-volume", "anonymous", "")
+	fs.StringArrayVar(&o.Secrets, "secret", nil, "")
 }
 
 func resourceFlags(fs *pflag.FlagSet, o *entities.ContainerCreateOptions, p *plain) {

@@ -102,9 +102,9 @@ func everyCall(c *Client) map[string]func(context.Context) error {
 		"Image":        func(ctx context.Context) error { _, err := c.Image(ctx, "a"); return err },
 		"ExportOCI":    func(ctx context.Context) error { return c.ExportOCI(ctx, "a", &bytes.Buffer{}) },
 		"Tag":          func(ctx context.Context) error { return c.Tag(ctx, "a", []string{"b"}) },
-		"Check":        func(ctx context.Context) error { _, err := c.Check(ctx, []string{"a"}); return err },
+		"Check":        func(ctx context.Context) error { _, err := c.Check(ctx, of("a")); return err },
 		"Neutralise":   func(ctx context.Context) error { _, err := c.Neutralise(ctx, []string{"a"}); return err },
-		"Capture":      func(ctx context.Context) error { _, err := c.Capture(ctx, []string{"a"}); return err },
+		"Capture":      func(ctx context.Context) error { _, err := c.Capture(ctx, of("a")); return err },
 		"Realise":      func(ctx context.Context) error { _, err := c.Realise(ctx, def); return err },
 		"Differences":  func(ctx context.Context) error { _, err := c.Differences(ctx, def); return err },
 		"Load": func(ctx context.Context) error {

@@ -80,7 +80,7 @@ func TestNodeInterrupted(t *testing.T) {
 		clean()
 		podman(t, append([]string{"network", "create"}, append(flags, "knet")...)...)
 		podman(t, "create", "--name", "k1", "--network", "knet", "-v", "kvol:/data", "-e", "V="+fmt.Sprint(flags), image, "sleep", "1000")
-		def, err := c.Capture(ctx, []string{"k1"})
+		def, err := c.Capture(ctx, of("k1"))
 		if err != nil {
 			t.Fatal(err)
 		}

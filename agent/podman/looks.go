@@ -52,10 +52,17 @@ func looksOf(d *define.InspectContainerData) (json.RawMessage, error) {
 			delete(cfg, "Hostname")
 		}
 		cfg["Env"] = asked.env(cfg["Env"])
+		cfg["Secrets"] = plainSecrets(cfg["Secrets"])
 		dropRunning(cfg["Annotations"])
 		if host, ok := m["HostConfig"].(map[string]any); ok {
 			dropRunning(host["Annotations"])
 		}
+	}
+	if d.Pod != "" {
+		withoutPod(m)
+	}
+	if d.IsInfra && ownImage.MatchString(d.ImageName) {
+		withoutImage(m)
 	}
 	m["Mounts"] = plainMounts(m["Mounts"])
 	m["NetworkSettings"] = map[string]any{"Networks": plainNetworks(d), "Ports": portsOf(d)}

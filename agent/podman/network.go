@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net"
 	"regexp"
 	"time"
 
@@ -39,6 +41,48 @@ func (c *Client) inspectNetwork(ctx context.Context, name string) (nettypes.Netw
 func networkDef(n nettypes.Network) (NetworkDef, error) {
 	raw, err := json.Marshal(n)
 	return NetworkDef{Name: n.Name, Driver: n.Driver, Config: raw}, err
+}
+
+// parent is the interface of the node that a network of containers is part of: of
+// the drivers macvlan and ipvlan. Empty: Podman takes that of the default route.
+func parent(n nettypes.Network) string {
+	if n.Driver == nettypes.MacVLANNetworkDriver || n.Driver == nettypes.IPVLANNetworkDriver {
+		return n.NetworkInterface
+	}
+	return ""
+}
+
+func checkNetwork(n nettypes.Network) []Problem {
+	switch n.Driver {
+	case nettypes.BridgeNetworkDriver:
+	case nettypes.MacVLANNetworkDriver, nettypes.IPVLANNetworkDriver:
+		if n.IPAMOptions[nettypes.Driver] == nettypes.DHCPIPAMDriver {
+			return []Problem{{
+				What: "its addresses in the network " + n.Name + " come from DHCP: on another node they are others",
+				Next: "make the network with --subnet if they matter", Warning: true,
+			}}
+		}
+	default:
+		return []Problem{{
+			What: fmt.Sprintf("its network %s has the driver %s, which is not carried", n.Name, n.Driver),
+			Next: "use a bridge, macvlan or ipvlan network",
+		}}
+	}
+	return nil
+}
+
+// checkParent wants the interface that the network is part of on this node: without
+// it no container could be set up.
+func (d NetworkDef) checkParent() error {
+	var n nettypes.Network
+	if err := json.Unmarshal(d.Config, &n); err != nil || parent(n) == "" {
+		return err
+	}
+	if _, err := net.InterfaceByName(parent(n)); err != nil {
+		return api.Errorf(api.KindInstalled, "give this node's interface that name, or make the network on the interface that all nodes have",
+			"network %s is a %s on the interface %s, which this node does not have", n.Name, n.Driver, parent(n))
+	}
+	return nil
 }
 
 // automatic are the names Podman gives to bridges by itself.

@@ -77,6 +77,8 @@ func parityNames() []string {
 	return names
 }
 
+func of(names ...string) Workload { return Workload{Containers: names} }
+
 // TestNodeOrigin makes the containers as an operator does, and captures them.
 func TestNodeOrigin(t *testing.T) {
 	c, ctx := nodeClient(t)
@@ -89,7 +91,7 @@ func TestNodeOrigin(t *testing.T) {
 	}
 	podman(t, "network", "connect", "--alias", "late", "plater", "p-later")
 
-	problems, err := c.Check(ctx, parityNames())
+	problems, err := c.Check(ctx, of(parityNames()...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,12 +113,12 @@ func TestNodeOrigin(t *testing.T) {
 		t.Errorf("Neutralise: %q, %v", changes, err)
 	}
 
-	def, err := c.Capture(ctx, parityNames())
+	def, err := c.Capture(ctx, of(parityNames()...))
 	if err != nil {
 		t.Fatal(err)
 	}
 	raw := marshal(t, def)
-	again, err := c.Capture(ctx, parityNames())
+	again, err := c.Capture(ctx, of(parityNames()...))
 	if err != nil || !bytes.Equal(raw, marshal(t, again)) {
 		t.Errorf("a second capture differs (error %v)", err)
 	}
@@ -182,7 +184,7 @@ func TestNodeReplica(t *testing.T) {
 	for _, d := range diffs {
 		t.Error(d)
 	}
-	back, err := c.Capture(ctx, parityNames())
+	back, err := c.Capture(ctx, of(parityNames()...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -353,19 +355,18 @@ func TestNodeRefuses(t *testing.T) {
 		want string
 	}{
 		{"r-rm", []string{"--rm"}, "--rm"},
-		{"r-anon", []string{"-v", "/data"}, "anonymous volume at /data"},
-		{"r-bind", []string{"-v", "/srv:/srv"}, "mounts /srv"},
+		{"r-overlay", []string{"-v", "/srv:/srv:O"}, "mounts /srv"},
 		{"r-random", []string{"-p", "80"}, "host port that Podman chose"},
 		{"r-dev", []string{"--device", "/dev/null"}, "--device"},
 	}
 	for _, tc := range cases {
 		_ = os.MkdirAll("/srv", 0o755)
 		podman(t, slices.Concat([]string{"create", "--name", tc.name}, tc.args, []string{image, "true"})...)
-		problems, err := c.Check(ctx, []string{tc.name})
+		problems, err := c.Check(ctx, of(tc.name))
 		if err != nil || len(problems) == 0 || !strings.Contains(problems[0].String(), tc.want) {
 			t.Errorf("%s: %v, %v", tc.name, problems, err)
 		}
-		if _, err := c.Capture(ctx, []string{tc.name}); err == nil {
+		if _, err := c.Capture(ctx, of(tc.name)); err == nil {
 			t.Errorf("%s was captured", tc.name)
 		}
 		podman(t, "rm", "-v", tc.name)

@@ -21,7 +21,9 @@ import (
 // error says so. Images must be there already. It can be repeated after any interruption.
 func (c *Client) Realise(ctx context.Context, def *Definition) (changes []string, err error) {
 	r := realiser{c: c, def: def}
-	for _, step := range []func(context.Context) error{r.images, r.survey, r.networks, r.volumes, r.containers} {
+	for _, step := range []func(context.Context) error{
+		r.images, r.surveyPods, r.survey, r.networks, r.volumes, r.binds, r.secrets, r.pods, r.containers,
+	} {
 		if err := step(ctx); err != nil {
 			return r.changes, err
 		}
@@ -35,6 +37,8 @@ type realiser struct {
 	again   map[string]bool // containers that exist, differ and may be made again
 	present map[string]bool // containers that are as they should be
 	changes []string
+
+	podsAgain, podsPresent map[string]bool // the same of pods
 }
 
 func (r *realiser) did(format string, args ...any) {
@@ -70,6 +74,9 @@ func (r *realiser) images(ctx context.Context) error {
 func (r *realiser) survey(ctx context.Context) error {
 	r.again, r.present = map[string]bool{}, map[string]bool{}
 	for _, def := range r.def.Containers {
+		if def.Infra {
+			continue // see surveyPods
+		}
 		d, err := r.c.inspect(ctx, def.Name)
 		if errors.Is(err, ErrNotFound) {
 			continue
@@ -93,10 +100,11 @@ func (r *realiser) survey(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		alike := now.ImageID == def.ImageID && len(lookDifferences(looks, def.Looks)) == 0
+		alike := now.ImageID == def.ImageID && len(lookDifferences(looks, def.Looks)) == 0 &&
+			(now.Pod == "") == (def.Pod == "") && (def.secretsHash() == "" || ours && known.Secrets == def.secretsHash())
 		switch {
 		case ours && known.ID == d.ID && known.Hash == def.hash(), alike:
-			if err := r.c.record.setContainer(def.Name, entry{ID: d.ID, Hash: def.hash()}); err != nil {
+			if err := r.c.record.setContainer(def.Name, entry{ID: d.ID, Hash: def.hash(), Secrets: def.secretsHash()}); err != nil {
 				return err
 			}
 			r.present[def.Name] = true
@@ -132,6 +140,9 @@ func (r *realiser) dropDamaged(ctx context.Context, name string) error {
 
 func (r *realiser) networks(ctx context.Context) error {
 	for _, def := range r.def.Networks {
+		if err := def.checkParent(); err != nil {
+			return err
+		}
 		have, err := r.c.inspectNetwork(ctx, def.Name)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return err
@@ -171,7 +182,22 @@ func (r *realiser) dropNetwork(ctx context.Context, def NetworkDef) error {
 			"give it the same subnets and options as on the active, or remove it: `podman network rm "+def.Name+"`",
 			"network %s exists on this node, differs from the active's, and is not Understudy's", def.Name)
 	}
+	for _, pod := range r.def.Pods {
+		if d, err := r.c.inspectPod(ctx, pod.Name); err == nil {
+			if err := r.mayRemovePod(ctx, d); err != nil {
+				return err
+			}
+			if err := r.dropPod(ctx, pod); err != nil {
+				return err
+			}
+		} else if !errors.Is(err, ErrNotFound) {
+			return err
+		}
+	}
 	for _, con := range r.def.Containers {
+		if con.Infra {
+			continue
+		}
 		d, err := r.c.Inspect(ctx, con.Name)
 		if errors.Is(err, ErrNotFound) {
 			continue
@@ -207,9 +233,35 @@ func (r *realiser) volumes(ctx context.Context) error {
 	return nil
 }
 
+func (r *realiser) binds(context.Context) error {
+	for _, def := range r.def.Binds {
+		created, err := r.c.ensureBind(def)
+		if err != nil {
+			return err
+		}
+		if created {
+			r.did("directory %s: created", def.Path)
+		}
+	}
+	return nil
+}
+
+func (r *realiser) secrets(ctx context.Context) error {
+	for _, def := range r.def.Secrets {
+		change, err := r.c.ensureSecret(ctx, def)
+		if err != nil {
+			return err
+		}
+		if change != "" {
+			r.did("%s", change)
+		}
+	}
+	return nil
+}
+
 func (r *realiser) containers(ctx context.Context) error {
 	for _, def := range r.def.Containers {
-		if r.present[def.Name] {
+		if r.present[def.Name] || def.Infra {
 			continue
 		}
 		if r.again[def.Name] {
@@ -255,7 +307,7 @@ func (r *realiser) create(ctx context.Context, def ContainerDef) error {
 	if img, err := r.c.Image(ctx, def.ImageName); err == nil && img.ID == def.ImageID {
 		spec.Image = def.ImageName
 	}
-	if err := r.c.record.setContainer(def.Name, entry{Hash: def.hash()}); err != nil {
+	if err := r.c.record.setContainer(def.Name, entry{Hash: def.hash(), Secrets: def.secretsHash()}); err != nil {
 		return err
 	}
 	made, err := call(ctx, r.c, "create container "+def.Name, func(ctx context.Context) (types.ContainerCreateResponse, error) {
@@ -282,7 +334,7 @@ func (r *realiser) create(ctx context.Context, def ContainerDef) error {
 	for _, diff := range lookDifferences(looks, def.Looks) {
 		r.c.log.Warn("container differs from the active's", "container", def.Name, "difference", diff)
 	}
-	return r.c.record.setContainer(def.Name, entry{ID: made.ID, Hash: def.hash()})
+	return r.c.record.setContainer(def.Name, entry{ID: made.ID, Hash: def.hash(), Secrets: def.secretsHash()})
 }
 
 // Differences says in what the containers here look different from those of the

@@ -29,14 +29,17 @@ type record struct {
 type recordData struct {
 	Version    int               `json:"version"`
 	Containers map[string]entry  `json:"containers"`
-	Networks   map[string]string `json:"networks"` // name to hash of the definition it was made from
+	Pods       map[string]entry  `json:"pods,omitempty"`
+	Networks   map[string]string `json:"networks"`          // name to hash of the definition it was made from
+	Secrets    map[string]string `json:"secrets,omitempty"` // the same
 }
 
-// entry of a container. ID is empty from before it is made until after: whatever
+// entry of a container or pod. ID is empty from before it is made until after: whatever
 // has the name then is ours, for nothing of the name was there before.
 type entry struct {
-	ID   string `json:"id"`
-	Hash string `json:"hash"`
+	ID      string `json:"id"`
+	Hash    string `json:"hash"`
+	Secrets string `json:"secrets,omitempty"` // hash of those it got: they do not show
 }
 
 const recordVersion = 1
@@ -45,7 +48,8 @@ func (r *record) loadLocked() error {
 	if r.loaded {
 		return nil
 	}
-	data := recordData{Version: recordVersion, Containers: map[string]entry{}, Networks: map[string]string{}}
+	data := recordData{Version: recordVersion}
+	data.fill()
 	if r.path != "" {
 		raw, err := os.ReadFile(r.path)
 		switch {
@@ -70,13 +74,22 @@ func parseRecord(raw []byte) (recordData, error) {
 	if data.Version != recordVersion {
 		return data, fmt.Errorf("the record of Understudy's containers has version %d, this software knows %d", data.Version, recordVersion)
 	}
-	if data.Containers == nil {
-		data.Containers = map[string]entry{}
-	}
-	if data.Networks == nil {
-		data.Networks = map[string]string{}
-	}
+	data.fill()
 	return data, nil
+}
+
+// fill makes the maps that an older or empty record lacks.
+func (d *recordData) fill() {
+	for _, m := range []*map[string]entry{&d.Containers, &d.Pods} {
+		if *m == nil {
+			*m = map[string]entry{}
+		}
+	}
+	for _, m := range []*map[string]string{&d.Networks, &d.Secrets} {
+		if *m == nil {
+			*m = map[string]string{}
+		}
+	}
 }
 
 // container is what is known of the container of that name.
@@ -90,13 +103,31 @@ func (r *record) container(name string) (entry, bool, error) {
 	return e, ok, nil
 }
 
+func (r *record) pod(name string) (entry, bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.loadLocked(); err != nil {
+		return entry{}, false, err
+	}
+	e, ok := r.data.Pods[name]
+	return e, ok, nil
+}
+
 func (r *record) network(name string) (string, bool, error) {
+	return r.hashOf(func(d *recordData) map[string]string { return d.Networks }, name)
+}
+
+func (r *record) secret(name string) (string, bool, error) {
+	return r.hashOf(func(d *recordData) map[string]string { return d.Secrets }, name)
+}
+
+func (r *record) hashOf(in func(*recordData) map[string]string, name string) (string, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.loadLocked(); err != nil {
 		return "", false, err
 	}
-	h, ok := r.data.Networks[name]
+	h, ok := in(&r.data)[name]
 	return h, ok, nil
 }
 
@@ -125,9 +156,23 @@ func (r *record) setContainer(name string, e entry) error {
 	return r.update(func(d *recordData) { d.Containers[name] = e })
 }
 
+func (r *record) setPod(name string, e entry) error {
+	if have, ok, err := r.pod(name); err == nil && ok && have == e {
+		return nil
+	}
+	return r.update(func(d *recordData) { d.Pods[name] = e })
+}
+
 func (r *record) setNetwork(name, hash string) error {
 	if have, ok, err := r.network(name); err == nil && ok && have == hash {
 		return nil
 	}
 	return r.update(func(d *recordData) { d.Networks[name] = hash })
+}
+
+func (r *record) setSecret(name, hash string) error {
+	if have, ok, err := r.secret(name); err == nil && ok && have == hash {
+		return nil
+	}
+	return r.update(func(d *recordData) { d.Secrets[name] = hash })
 }

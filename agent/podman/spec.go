@@ -16,9 +16,9 @@ import (
 // defaultNetwork is what a container is connected to when nobody says otherwise.
 const defaultNetwork = "podman"
 
-// buildSpec makes the specification to create a container like d again. Problems
-// that stop it come with a nil specification.
-func buildSpec(d *define.InspectContainerData) (*specgen.SpecGenerator, []Problem) {
+// buildSpec makes the specification to create a container like d again, in the pod of
+// that name if it is in one. Problems that stop it come with a nil specification.
+func buildSpec(d *define.InspectContainerData, pod string) (*specgen.SpecGenerator, []Problem) {
 	if d.Config == nil || d.HostConfig == nil {
 		return nil, []Problem{{What: "Podman does not describe it fully", Next: "upgrade Podman"}}
 	}
@@ -38,6 +38,7 @@ func buildSpec(d *define.InspectContainerData) (*specgen.SpecGenerator, []Proble
 	}
 	p.annotations(s, d)
 	problems = append(problems, adopt(s, d)...)
+	s.Pod = pod
 	canonical(s)
 	problems = append(problems, checkSpec(s, d)...)
 	if fatal(problems) {
@@ -63,8 +64,30 @@ func adopt(s *specgen.SpecGenerator, d *define.InspectContainerData) []Problem {
 	if l := d.HostConfig.LogConfig; l != nil && s.LogConfiguration != nil && s.LogConfiguration.Driver == "" {
 		s.LogConfiguration.Driver = l.Type
 	}
+	adoptAnonymous(s, d)
 	return adoptNetworks(s, d)
 }
+
+// adoptAnonymous gives anonymous volumes the names that Podman made up: on every node
+// the container has the same ones. Those that the image asks for are in no create command.
+func adoptAnonymous(s *specgen.SpecGenerator, d *define.InspectContainerData) {
+	for _, m := range d.Mounts {
+		if m.Type != define.TypeVolume || !anonymousName.MatchString(m.Name) {
+			continue
+		}
+		i := slices.IndexFunc(s.Volumes, func(v *specgen.NamedVolume) bool { return v.Dest == m.Destination })
+		if i < 0 {
+			i = len(s.Volumes)
+			s.Volumes = append(s.Volumes, &specgen.NamedVolume{Dest: m.Destination, Options: slices.Clone(imageVolumeOptions)})
+		}
+		if v := s.Volumes[i]; v.Name == "" {
+			v.Name, v.IsAnonymous = m.Name, true
+		}
+	}
+}
+
+// imageVolumeOptions are what Podman gives to a volume that an image asks for.
+var imageVolumeOptions = []string{"rprivate", "rw", "nodev", "exec"}
 
 // annotations that Podman's parser adds by itself depend on its version: kept are
 // the operator's and those that the container has.
@@ -87,7 +110,7 @@ func canonical(s *specgen.SpecGenerator) {
 // of the create command. A network that was connected later has no more than its
 // aliases to show: whether its address was asked for cannot be told.
 func adoptNetworks(s *specgen.SpecGenerator, d *define.InspectContainerData) []Problem {
-	if !s.NetNS.IsDefault() && !s.NetNS.IsBridge() {
+	if !s.NetNS.IsDefault() && !s.NetNS.IsBridge() || sharesNetwork(d) {
 		return nil
 	}
 	live := networksOf(d)
@@ -116,6 +139,11 @@ func adoptNetworks(s *specgen.SpecGenerator, d *define.InspectContainerData) []P
 		s.NetNS, s.Networks = specgen.Namespace{NSMode: specgen.NoNetwork}, nil
 	}
 	return problems
+}
+
+// sharesNetwork: the networks that the container shows are its pod's.
+func sharesNetwork(d *define.InspectContainerData) bool {
+	return strings.HasPrefix(d.HostConfig.NetworkMode, "container:")
 }
 
 // aliases of the container in a network, without those that Podman adds itself.

@@ -85,7 +85,7 @@ func (s *Service) cycle(ctx context.Context) (replication.SealResult, error) {
 	if err != nil {
 		return replication.SealResult{}, err
 	}
-	paths, err := s.Runtime.VolumePaths(ctx, volumes(rec.Spec, def))
+	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
 	if err != nil {
 		return replication.SealResult{}, err
 	}

@@ -25,15 +25,18 @@ type Container struct {
 	StartTime   uint64 // of the process, as in /proc/PID/stat field 22
 	Cgroup      string // path below the cgroup2 mount
 	StopSignal  string // name or number
+	Infra       bool   // it holds the namespaces of a pod: on a standby it may run, and then it is Initialised
 	Health      api.Health
 }
 
 // Definition is what re-creates a service's containers elsewhere.
 type Definition struct {
-	Bytes   []byte   // opaque, stable: equal definitions have equal bytes
-	Names   []string // containers
-	Images  []string // image IDs
-	Volumes []string // local volumes that the containers mount
+	Bytes   []byte            // opaque, stable: equal definitions have equal bytes
+	Names   []string          // containers, in the order in which they are started
+	Infra   map[string]string // container in a pod → the container that holds the pod's namespaces
+	Images  []string          // image IDs
+	Volumes []string          // trees that are replicated: volumes, and bind mounts where that was asked for
+	Chowns  bool              // setting a container up changes the trees
 }
 
 // Runtime is Podman, as far as a service needs it. Every call ends by its
@@ -42,9 +45,12 @@ type Runtime interface {
 	Inspect(ctx context.Context, name string) (Container, error)
 	// Problems names what could not be carried faithfully to a standby, and
 	// what would start a container behind Pacemaker's back; caveats are what is
-	// carried, but not quite as it is.
-	Problems(ctx context.Context, names []string) (problems, caveats []string, err error)
-	Define(ctx context.Context, names []string) (Definition, error)
+	// carried, but not quite as it is, or not with its content.
+	Problems(ctx context.Context, spec api.Spec) (problems, caveats []string, err error)
+	// Members are all containers that the workload comes to on this node; absent is what
+	// of it is not there, in words.
+	Members(ctx context.Context, spec api.Spec) (names, absent []string, err error)
+	Define(ctx context.Context, spec api.Spec) (Definition, error)
 	Parse(definition []byte) (Definition, error)
 	// Realise makes networks, volumes and containers as defined, without
 	// starting any. It says what it changed; a running container is never touched.

@@ -154,11 +154,15 @@ func (n *node) set(name, state string) error {
 	return nil
 }
 
-func (n *node) Problems(context.Context, []string) (problems, caveats []string, err error) {
+func (n *node) Problems(context.Context, api.Spec) (problems, caveats []string, err error) {
 	return nil, nil, nil
 }
 
-func (n *node) Define(context.Context, []string) (Definition, error) {
+func (n *node) Members(_ context.Context, spec api.Spec) (names, absent []string, err error) {
+	return spec.Named, nil, nil
+}
+
+func (n *node) Define(context.Context, api.Spec) (Definition, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.hung {

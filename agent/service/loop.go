@@ -87,6 +87,9 @@ func (s *Service) Changed() {
 // Role is the service's role on this node.
 func (s *Service) Role() api.Role { return s.snapshot().Role }
 
+// Spec is the service as it was ordered last, with all that its workload comes to.
+func (s *Service) Spec() api.Spec { return s.snapshot().Spec }
+
 // Has says whether the container is one of the service's.
 func (s *Service) Has(container string) bool {
 	return slices.Contains(s.snapshot().Spec.Containers, container)

@@ -24,7 +24,7 @@ func (s *Service) monitor(ctx context.Context, req api.ActionRequest) (api.Actio
 		if err := s.offerScore(ctx); err != nil {
 			s.log.Warn("the promotion score cannot be restored", "error", err)
 		}
-	} else if len(req.Spec.Containers) > 0 && !specEqual(rec.Spec, req.Spec) {
+	} else if !req.Spec.Empty() && !specEqual(rec.Spec, req.Spec) {
 		// A reload that came while no agent was there, or could not be carried out. The
 		// service runs as it did before: that is no failure.
 		if _, err := s.reload(ctx, req.Spec); err != nil && api.KindOf(err) != api.KindBusy {
@@ -78,7 +78,7 @@ func (s *Service) lookStandby() (api.Health, string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, c := range s.seen {
-		if c.Running && s.Procs.Running(c) {
+		if c.Running && !c.Infra && s.Procs.Running(c) {
 			return api.HealthFailed, fmt.Sprintf("container %s runs on a standby: somebody started it behind Pacemaker's back", name)
 		}
 	}

@@ -26,7 +26,8 @@ func (s *Service) reload(ctx context.Context, spec api.Spec) (api.ActionResult, 
 	}
 	if before.Role != api.RoleStopped {
 		// Containers and volumes change with a restart, which Pacemaker orders.
-		spec.Containers, spec.Volumes = before.Spec.Containers, before.Spec.Volumes
+		spec = spec.WithWorkload(before.Spec)
+		spec.Volumes, spec.BindMounts = before.Spec.Volumes, before.Spec.BindMounts
 	}
 	if before.Role == api.RoleActive {
 		if err := s.moveAddresses(ctx, before.Spec, spec); err != nil {

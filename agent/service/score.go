@@ -179,5 +179,9 @@ func (s *Service) noReplica() string {
 	if _, ok := s.activePeer(); ok {
 		return "no replica: the first synchronisation has not finished"
 	}
-	return fmt.Sprintf("no replica, and not all of the containers %s exist here: make them on one node, or correct containers=", strings.Join(s.snapshot().Spec.Containers, ", "))
+	spec := s.snapshot().Spec
+	if len(spec.Absent) > 0 {
+		return fmt.Sprintf("no replica, and not all of the service exists here: there is no %s", strings.Join(spec.Absent, ", no "))
+	}
+	return fmt.Sprintf("no replica, and not all of the containers %s exist here: make them on one node, or correct containers=", strings.Join(spec.Containers, ", "))
 }

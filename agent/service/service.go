@@ -180,7 +180,8 @@ func (s *Service) Do(ctx context.Context, action string, req api.ActionRequest) 
 	case api.ActionMonitor:
 		return s.monitor(ctx, req)
 	case api.ActionValidate:
-		return s.result(""), s.validate(ctx, req.Spec)
+		caveats, err := s.validate(ctx, req.Spec)
+		return s.result(strings.Join(caveats, "; ")), err
 	case api.ActionReload:
 		return s.reload(ctx, req.Spec)
 	case api.ActionStart, api.ActionPromote, api.ActionDemote, api.ActionStop:
@@ -305,7 +306,7 @@ func (s *Service) persist(change func(*record)) error {
 
 // adopt takes the parameters that Pacemaker passed with an order.
 func (s *Service) adopt(spec api.Spec) error {
-	if len(spec.Containers) == 0 {
+	if spec.Empty() {
 		return nil // stop is ordered without valid parameters, too
 	}
 	if cur := s.snapshot().Spec; specEqual(cur, spec) {
@@ -315,8 +316,8 @@ func (s *Service) adopt(spec api.Spec) error {
 }
 
 func specEqual(a, b api.Spec) bool {
-	return a.Service == b.Service && slices.Equal(a.VIPs, b.VIPs) && a.NIC == b.NIC && slices.Equal(a.Containers, b.Containers) &&
-		slices.Equal(a.Volumes, b.Volumes) && a.Interval == b.Interval && a.MaxRPO == b.MaxRPO && a.FreezeMax == b.FreezeMax &&
+	return a.Service == b.Service && slices.Equal(a.VIPs, b.VIPs) && a.NIC == b.NIC && a.SameWorkload(b) && slices.Equal(a.Containers, b.Containers) &&
+		slices.Equal(a.Volumes, b.Volumes) && a.BindMounts == b.BindMounts && a.Interval == b.Interval && a.MaxRPO == b.MaxRPO && a.FreezeMax == b.FreezeMax &&
 		a.StopTimeout == b.StopTimeout && a.OnUnhealthy == b.OnUnhealthy && a.VIPConflict == b.VIPConflict &&
 		a.Consistency == b.Consistency && slices.Equal(a.BeforeCapture, b.BeforeCapture) && slices.Equal(a.AfterCapture, b.AfterCapture) && a.HookTimeout == b.HookTimeout
 }
@@ -325,14 +326,6 @@ func (s *Service) result(message string) api.ActionResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return api.ActionResult{Role: s.rec.Role, Health: s.health, Term: s.rec.Term, Message: message}
-}
-
-// volumes are the volumes that the service replicates: named, or all that its definition mounts.
-func volumes(spec api.Spec, def Definition) []string {
-	if len(spec.Volumes) > 0 {
-		return spec.Volumes
-	}
-	return def.Volumes
 }
 
 // headDefinition reads the definition that the store's head carries; zero when there is none.

@@ -62,7 +62,7 @@ func (s *Service) standbyOnce(ctx context.Context) error {
 	if err != nil || head.IsZero() {
 		return errors.Join(err, imagesErr, s.keepReserved(ctx))
 	}
-	if err := s.archiveOwn(ctx, def); err != nil {
+	if err := errors.Join(s.takeMembers(def), s.archiveOwn(ctx, def)); err != nil {
 		return err
 	}
 	var prepErr error
@@ -135,7 +135,7 @@ func (s *Service) archiveOwn(ctx context.Context, def Definition) error {
 	if s.snapshot().Adopted {
 		return nil
 	}
-	paths, err := s.Runtime.VolumePaths(ctx, volumes(s.snapshot().Spec, def))
+	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
 	if err != nil {
 		return err
 	}
@@ -184,6 +184,9 @@ func (s *Service) prepare(ctx context.Context, def Definition) error {
 	}
 	if err == nil {
 		err = s.initialise(ctx)
+		if def.Chowns { // also where it failed half-way
+			err = errors.Join(err, s.Replica.Recheck())
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

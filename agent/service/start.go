@@ -23,7 +23,7 @@ func (s *Service) start(ctx context.Context, spec api.Spec) error {
 		// start ends unpromoted, whatever was before (OCF 1.1).
 		return s.demote(ctx)
 	}
-	if err := s.validate(ctx, spec); err != nil {
+	if _, err := s.validate(ctx, spec); err != nil {
 		return err
 	}
 	if err := s.persist(func(r *record) { r.Step = stepStarting }); err != nil {
@@ -95,7 +95,7 @@ func (s *Service) sealDirty(ctx context.Context) error {
 // started: somebody works with it by hand.
 func (s *Service) runsOutside(ctx context.Context) bool {
 	for _, name := range s.snapshot().Spec.Containers {
-		if c, err := s.Runtime.Inspect(ctx, name); err == nil && c.Running {
+		if c, err := s.Runtime.Inspect(ctx, name); err == nil && c.Running && !c.Infra {
 			return true
 		}
 	}
@@ -132,7 +132,7 @@ func (s *Service) sealRequest(ctx context.Context, term uint64) (replication.Sea
 	if err != nil {
 		return replication.SealRequest{}, err
 	}
-	paths, err := s.Runtime.VolumePaths(ctx, volumes(s.snapshot().Spec, def))
+	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
 	return replication.SealRequest{Term: term, Roots: paths, Definition: def.Bytes, Images: def.Images}, err
 }
 
@@ -140,12 +140,12 @@ func (s *Service) sealRequest(ctx context.Context, term uint64) (replication.Sea
 // say, the one read or sealed last.
 func (s *Service) localDefinition(ctx context.Context) (Definition, error) {
 	rec := s.snapshot()
-	def, err := s.Runtime.Define(ctx, rec.Spec.Containers)
+	def, err := s.Runtime.Define(ctx, rec.Spec)
 	if err == nil {
 		s.mu.Lock()
 		s.defined = def
 		s.mu.Unlock()
-		return def, nil
+		return def, s.takeMembers(def)
 	}
 	s.mu.Lock()
 	known := s.defined
@@ -166,7 +166,11 @@ func (s *Service) isOrigin(ctx context.Context) (bool, error) {
 	if err != nil || !head.IsZero() {
 		return false, err
 	}
-	for _, name := range s.snapshot().Spec.Containers {
+	spec := s.snapshot().Spec
+	if len(spec.Containers) == 0 || len(spec.Absent) > 0 {
+		return false, nil
+	}
+	for _, name := range spec.Containers {
 		if _, err := s.Runtime.Inspect(ctx, name); errors.Is(err, ErrNoContainer) {
 			return false, nil
 		} else if err != nil {

@@ -74,6 +74,9 @@ func (s *Service) Ready() api.Readiness {
 	r := api.Readiness{Service: s.name}
 	best := -1
 	var reasons []string
+	s.mu.Lock()
+	r.Caveats = slices.Clone(s.caveats)
+	s.mu.Unlock()
 	for _, n := range append([]api.NodeStatus{self}, s.Gossip.Peers()...) {
 		st, ok := find(n, s.name)
 		switch {

@@ -71,7 +71,7 @@ func handOverTime(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // union is the service as it is and was: every container and address of both.
 func union(old, spec api.Spec) api.Spec {
-	if len(spec.Containers) == 0 {
+	if spec.Empty() {
 		return old
 	}
 	spec.Containers = append(slices.Clone(spec.Containers), without(old.Containers, spec.Containers)...)

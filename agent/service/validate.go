@@ -4,13 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/understudy-ha/understudy/agent/api"
 )
 
-// validate names every problem of the parameters on this node.
-func (s *Service) validate(ctx context.Context, spec api.Spec) error {
+// validate names every problem of the parameters on this node. The caveats are what
+// the operator has to know of a service that is right.
+func (s *Service) validate(ctx context.Context, spec api.Spec) (caveats []string, err error) {
 	var wrong []string
 	if err := s.VIP.Check(spec); err != nil {
 		wrong = append(wrong, err.Error())
@@ -21,15 +23,15 @@ func (s *Service) validate(ctx context.Context, spec api.Spec) error {
 	missing, err := s.missingContainers(ctx, spec)
 	switch {
 	case err != nil:
-		return err
-	case len(missing) == len(spec.Containers):
+		return nil, err
+	case len(missing) == len(spec.Containers)+len(spec.Absent):
 		// A standby before its first synchronisation has none; that is all right.
 	case len(missing) > 0 && !s.defines(missing):
-		wrong = append(wrong, fmt.Sprintf("container %s does not exist on %s while %d others do", strings.Join(missing, ", "), s.Node, len(spec.Containers)-len(missing)))
+		wrong = append(wrong, fmt.Sprintf("%s does not exist on %s while %d others do", named(missing, spec.Absent), s.Node, len(spec.Containers)+len(spec.Absent)-len(missing)))
 	default:
-		problems, caveats, err := s.Runtime.Problems(ctx, spec.Containers)
-		if err != nil {
-			return err
+		var problems []string
+		if problems, caveats, err = s.Runtime.Problems(ctx, spec); err != nil {
+			return nil, err
 		}
 		s.mu.Lock()
 		s.caveats = caveats
@@ -37,9 +39,9 @@ func (s *Service) validate(ctx context.Context, spec api.Spec) error {
 		wrong = append(wrong, problems...)
 	}
 	if len(wrong) > 0 {
-		return api.Errorf(api.KindInstalled, "correct it and try: pcs resource cleanup", "service %s on %s: %s", s.name, s.Node, strings.Join(wrong, "; "))
+		return caveats, api.Errorf(api.KindInstalled, "correct it and try: pcs resource cleanup", "service %s on %s: %s", s.name, s.Node, strings.Join(wrong, "; "))
 	}
-	return nil
+	return caveats, nil
 }
 
 // otherService says so when the store under this name holds the data of other
@@ -49,7 +51,7 @@ func (s *Service) otherService(spec api.Spec) string {
 		return ""
 	}
 	def, head, err := s.headDefinition()
-	if err != nil || head.IsZero() || len(def.Names) == 0 || len(without(spec.Containers, def.Names)) < len(spec.Containers) {
+	if err != nil || head.IsZero() || len(def.Names) == 0 || len(spec.Containers) == 0 || len(without(spec.Containers, def.Names)) < len(spec.Containers) {
 		return ""
 	}
 	return fmt.Sprintf("the store holds generation %s of other containers (%s) under this name: name the resource differently, or move services/%s, live/%s and state/%s.json in the store's directory away on every node",
@@ -65,7 +67,19 @@ func (s *Service) missingContainers(ctx context.Context, spec api.Spec) (missing
 			return nil, fmt.Errorf("container %s of service %s: %w", name, s.name, err)
 		}
 	}
-	return missing, nil
+	return append(missing, spec.Absent...), nil
+}
+
+// named says of what kind the missing are: what is absent says it itself.
+func named(missing, absent []string) string {
+	var out []string
+	for _, m := range missing {
+		if !slices.Contains(absent, m) {
+			m = "container " + m
+		}
+		out = append(out, m)
+	}
+	return strings.Join(out, ", ")
 }
 
 // defines says whether the replica's definition can make the containers.

@@ -40,6 +40,11 @@ The exit code is 0 when it would and 3 when it would not.`,
 }
 
 func (a *app) printReady(r api.Readiness) {
+	defer func() {
+		for _, c := range r.Caveats {
+			fmt.Fprintf(a.out, "  note: %s\n", c)
+		}
+	}()
 	if r.Ready {
 		fmt.Fprintf(a.out, "ready: if %s failed now, %s would take over %s and lose the last %s\n", r.Active, r.Standby, r.Service, short(time.Duration(r.RPO)))
 		return

@@ -260,12 +260,13 @@ func (e *Engine) keepIndex(x *tree.Index) {
 	e.mu.Unlock()
 }
 
-// volumes puts the stage beside each volume's root: on the same file system, so
-// that changed files can be cloned into it, and gone with the volume.
+// volumes puts the stage beside each root: on the same file system (unless something is
+// mounted right there: then files are copied), so that changed files can be cloned into
+// it, and gone with the volume. Bind mounts may lie side by side: each has its own.
 func volumes(roots map[string]string) []capture.Volume {
 	var vs []capture.Volume
 	for name, path := range roots {
-		vs = append(vs, capture.Volume{Name: name, Path: path, StageDir: filepath.Join(filepath.Dir(path), ".understudy-stage")})
+		vs = append(vs, capture.Volume{Name: name, Path: path, StageDir: filepath.Join(filepath.Dir(path), ".understudy-stage-"+name)})
 	}
 	slices.SortFunc(vs, func(a, b capture.Volume) int { return strings.Compare(a.Name, b.Name) })
 	return vs
