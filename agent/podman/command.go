@@ -100,11 +100,12 @@ func globalFlags(command []string) ([]string, *Problem) {
 
 // refusedBy lists the flags given that are in the list of refused ones. A bool
 // that was given as false is as good as not given.
-func refusedBy(fs *pflag.FlagSet) []Problem {
+// What is in but means something else there.
+func refusedBy(fs *pflag.FlagSet, but ...string) []Problem {
 	var out []Problem
 	for _, r := range flagsRefused {
 		f := fs.Lookup(r.name)
-		if f == nil || !f.Changed || (r.bool && f.Value.String() == "false") {
+		if f == nil || !f.Changed || slices.Contains(but, r.name) || (r.bool && f.Value.String() == "false") {
 			continue
 		}
 		out = append(out, Problem{What: "it was made with --" + r.name + ": " + r.why, Next: r.next})

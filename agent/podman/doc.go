@@ -14,11 +14,19 @@
 //     [Client.Kill] and [Client.Uninit] touches a container that runs.
 //
 // A [Definition] is what it takes to make a service's containers again on another
-// node. It is captured on the active ([Client.Capture]) and made true on the
-// standby ([Client.Realise]). A container is made again from the command line it
+// node, with the pods they are in, and the networks, volumes, secrets and images they
+// need. It is captured on the active ([Client.Capture]) and made true on the
+// standby ([Client.Realise]). A container or pod is made again from the command line it
 // was made with, read with Podman's own parsers into Podman's own specification;
 // the flags that are understood are listed in flags.go, and any other is refused
 // by name ([Client.Check]), for a definition that is nearly right is worse than none.
+//
+// What a container mounts is a tree that is replicated, or only a definition: volumes
+// on a file server or in memory have no content of the node (volume.go), and the node's
+// own directories are the operator's choice (bind.go).
+//
+// A pod has a container that holds its namespaces. It is made with the pod, has the same
+// name on every node, and runs on a standby: nothing else of the pod could be set up ahead.
 //
 // Three things about initialised containers on a standby:
 //

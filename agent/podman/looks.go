@@ -107,22 +107,32 @@ func chosenUlimits(d *define.InspectContainerData) any {
 	return limits
 }
 
-// plainBinds drops the order and keeps the names of binds: "volume:/path:options".
+// plainBinds drops the order and keeps the names of binds: "volume:/path:options". Of
+// directories of the node Podman forgets that it gave them a label (z, Z).
 func plainBinds(host map[string]any, d *define.InspectContainerData) {
 	binds := slices.Clone(d.HostConfig.Binds)
+	for i, b := range binds {
+		if at := strings.LastIndexByte(b, ':'); at > 0 && b[0] == '/' {
+			options := slices.DeleteFunc(strings.Split(b[at+1:], ","), isLabel)
+			binds[i] = b[:at+1] + strings.Join(options, ",")
+		}
+	}
 	slices.Sort(binds)
 	host["Binds"] = binds
 }
+
+func isLabel(option string) bool { return option == "z" || option == "Z" }
 
 // asked is what of a container's identity the create command chose; the rest is
 // made up by Podman from the ID or the node's name, some of it only at the start.
 type asked struct {
 	hostname bool
 	vars     map[string]bool
+	secrets  map[string]bool // a container that was set up shows those of its environment, masked, as variables
 }
 
 func askedFor(command []string) asked {
-	a := asked{vars: map[string]bool{}}
+	a := asked{vars: map[string]bool{}, secrets: map[string]bool{}}
 	p, _ := parseCommand(command)
 	if p == nil {
 		return a
@@ -132,6 +142,10 @@ func askedFor(command []string) asked {
 	for _, e := range p.plain.env {
 		name, _, _ := strings.Cut(e, "=")
 		a.vars[name] = true
+	}
+	for _, s := range p.options.Secrets {
+		name, _, _ := strings.Cut(s, ",")
+		a.secrets[strings.TrimPrefix(name, "source=")] = true
 	}
 	return a
 }
@@ -143,7 +157,7 @@ func (a asked) env(v any) []string {
 	for _, e := range list {
 		s := fmt.Sprint(e)
 		name, _, _ := strings.Cut(s, "=")
-		if (name == "HOSTNAME" || name == "HOME" || name == "TERM") && !a.vars[name] {
+		if (name == "HOSTNAME" || name == "HOME" || name == "TERM") && !a.vars[name] || a.secrets[name] {
 			continue
 		}
 		out = append(out, s)
@@ -156,7 +170,8 @@ func (a asked) env(v any) []string {
 func dropRunning(v any) {
 	m, _ := v.(map[string]any)
 	for k := range m {
-		if k == "io.container.manager" || k == "org.opencontainers.image.stopSignal" || strings.HasPrefix(k, "org.systemd.property.") {
+		// A sandbox's ID is that of the pod's infra container.
+		if k == "io.container.manager" || k == "io.kubernetes.cri-o.SandboxID" || k == "org.opencontainers.image.stopSignal" || strings.HasPrefix(k, "org.systemd.property.") {
 			delete(m, k)
 		}
 	}
@@ -170,6 +185,8 @@ func plainMounts(v any) []map[string]any {
 		if m, ok := e.(map[string]any); ok {
 			if m["Name"] != nil {
 				delete(m, "Source")
+			} else if mode, _ := m["Mode"].(string); isLabel(mode) {
+				delete(m, "Mode")
 			}
 			out = append(out, m)
 		}
@@ -184,6 +201,9 @@ func plainMounts(v any) []map[string]any {
 // addresses are the moment's unless the create command fixes them.
 func plainNetworks(d *define.InspectContainerData) []string {
 	var out []string
+	if sharesNetwork(d) {
+		return nil
+	}
 	for _, name := range networksOf(d) {
 		out = append(out, strings.Join(append([]string{name}, aliases(d, name)...), " "))
 	}
@@ -247,4 +267,10 @@ func empty(v any) bool {
 		return len(v) == 0
 	}
 	return false
+}
+
+// ordered sorts what Podman lists in no particular order.
+func ordered(v any) {
+	list, _ := v.([]any)
+	slices.SortFunc(list, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 }

@@ -104,6 +104,10 @@ func podLooks(d *define.InspectPodData) (json.RawMessage, error) {
 	}
 	drop(m, []string{"Id", "Created", "State", "CgroupParent", "CgroupPath", "InfraContainerID", "NumContainers", "Containers", "RestartPolicy", "LockNumber", "mounts"})
 	prune(m)
+	ordered(m["SharedNamespaces"])
+	if infra, ok := m["InfraConfig"].(map[string]any); ok {
+		ordered(infra["Networks"])
+	}
 	return json.Marshal(m)
 }
 

@@ -51,7 +51,7 @@ func parsePodCommand(command []string) (*parsedPod, []Problem) {
 	}
 	fs.Visit(func(f *pflag.Flag) { p.changed[f.Name] = true })
 	p.args = fs.Args()
-	problems := refusedBy(fs)
+	problems := refusedBy(fs, "pod-id-file")
 	return p, append(problems, p.namespaces()...)
 }
 
@@ -82,7 +82,7 @@ func (p *parsedPod) spec() (*specgen.PodSpecGenerator, error) {
 	if err := copyJSON(&po, &o); err != nil {
 		return nil, err
 	}
-	po.Name, po.Infra, po.ExitPolicy = o.Name, p.pod.infra, p.pod.exits
+	po.Name, po.InfraName, po.Infra, po.ExitPolicy = o.Name, "", p.pod.infra, p.pod.exits
 	po.Cpus, po.CpusetCpus, po.Net = o.CPUS, o.CPUSetCPUs, net
 	po.CreateCommand = nil
 	if p.pod.share == "" || p.pod.share == "none" {
@@ -107,7 +107,9 @@ func (p *parsedPod) spec() (*specgen.PodSpecGenerator, error) {
 	if err := copyJSON(s, infra); err != nil {
 		return nil, err
 	}
-	s.Name, s.RestartPolicy, s.RestartRetries = o.Name, define.RestartPolicyNo, nil
+	// Podman's own command makes the infra container of infra, its API of the pod's namespaces.
+	s.Ipc, s.Pid, s.UtsNs = infra.IpcNS, infra.PidNS, infra.UtsNS
+	s.Name, s.RestartPolicy, s.RestartRetries = o.Name, "", nil
 	return s, nil
 }
 
@@ -140,6 +142,9 @@ func buildPodSpec(d *define.InspectPodData, infra *define.InspectContainerData) 
 		return nil, ofPod(d.Name, append(problems, Problem{What: "its create command cannot be read: " + err.Error(), Next: "make the pod again"}))
 	}
 	s.Name, s.PodCreateCommand, s.ExitPolicy = d.Name, d.CreateCommand, d.ExitPolicy
+	if d.RestartPolicy != "" {
+		s.RestartPolicy = define.RestartPolicyNo // Pacemaker restarts
+	}
 	problems = append(problems, checkPorts(s.PortMappings)...)
 	problems = append(problems, checkMounts(s.OverlayVolumes, s.ImageVolumes)...)
 	if infra != nil {

@@ -343,6 +343,9 @@ func (r *realiser) create(ctx context.Context, def ContainerDef) error {
 func (c *Client) Differences(ctx context.Context, def *Definition) ([]string, error) {
 	var out []string
 	for _, con := range def.Containers {
+		if con.Infra {
+			continue // made with its pod
+		}
 		d, err := c.inspect(ctx, con.Name)
 		if errors.Is(err, ErrNotFound) {
 			out = append(out, "container "+con.Name+" does not exist")

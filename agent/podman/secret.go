@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/containers/podman/v5/libpod/define"
@@ -58,7 +57,10 @@ const fileDriver = "file"
 
 // secretDef reads the secret's content.
 func secretDef(s *types.SecretInfoReport) (SecretDef, error) {
-	def := SecretDef{Name: s.Spec.Name, Labels: s.Spec.Labels, Data: []byte(s.SecretData)}
+	def := SecretDef{Name: s.Spec.Name, Data: []byte(s.SecretData)}
+	if len(s.Spec.Labels) > 0 {
+		def.Labels = s.Spec.Labels
+	}
 	if len(def.Data) > 0 && !bytes.ContainsRune(def.Data, utf8.RuneError) {
 		return def, nil
 	}
@@ -180,6 +182,6 @@ func plainSecrets(v any) any {
 			delete(m, "ID")
 		}
 	}
-	slices.SortFunc(list, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	ordered(v)
 	return list
 }

@@ -294,3 +294,17 @@ func TestCheckTree(t *testing.T) {
 		t.Errorf("the standby's tree is %q", got)
 	}
 }
+
+// What a node had of its own before it was ever a standby has no term: it is kept all the same.
+func TestArchiveOfANodeWithoutTerm(t *testing.T) {
+	s := newSide(t)
+	s.write("mine", "own data")
+	name, err := s.ArchiveTree(t.Context(), s.request(0))
+	if err != nil || name == "" {
+		t.Fatalf("archived as %q: %v", name, err)
+	}
+	m, err := s.Store().LoadDiverged(name)
+	if err != nil || len(m.Volumes) != 1 || m.Volumes[0].Entries.Len() != 2 {
+		t.Errorf("the archive holds %+v: %v", m, err)
+	}
+}

@@ -158,6 +158,7 @@ func (e *Engine) archive(ctx context.Context, r replication.SealRequest, base *r
 	if base != nil && base.ID.Term > r.Term { // a standby's tree was touched: it goes on from what was applied
 		m.ID = replication.ID{Term: base.ID.Term, Seq: base.ID.Seq + 1}
 	}
+	m.ID.Term = max(m.ID.Term, 1) // what a node had before it was ever promoted
 	name, err := e.store.Diverge(m)
 	if err != nil {
 		return "", err

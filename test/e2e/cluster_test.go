@@ -45,6 +45,7 @@ func TestCluster(t *testing.T) {
 		{"drill-fence", testDrillFence},
 		{"upgrade", testUpgrade},
 		{"postgres", testPostgres},
+		{"parity", testParity},
 	} {
 		if !t.Run(s.name, func(t *testing.T) { c.step(t, s.run) }) && interrupted.Err() == nil {
 			if err := c.repair(); err != nil {

@@ -5,6 +5,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,12 +21,22 @@ func testDefinition(t *testing.T, c *cluster) {
 	t.Run("refused by name", func(t *testing.T) {
 		must(t, active.LoadImage(limited(t, time.Minute), "busybox"))
 		defer c.sh(t, active, forget("refused"))
-		c.sh(t, active, "podman create --name refused -v /etc/hosts:/hosts localhost/busybox:1 >/dev/null")
+		c.sh(t, active, "podman create --name refused --device /dev/null localhost/busybox:1 >/dev/null")
 		out := order{service: "refused", action: "validate-all", params: []string{"containers=refused"}}.run(t, active)
 		if out.code == success {
-			t.Error("a bind mount of the node's own file is accepted")
+			t.Error("a device of the node is accepted")
 		}
-		contains(t, "validate-all", out.said, "container refused", "/etc/hosts")
+		contains(t, "validate-all", out.said, "container refused", "--device")
+	})
+	t.Run("listed by name", func(t *testing.T) {
+		defer c.sh(t, active, forget("listed"))
+		c.sh(t, active, "podman create --name listed -v /etc/hosts:/hosts localhost/busybox:1 >/dev/null")
+		out := c.sh(t, active, "OCF_ROOT=/usr/lib/ocf OCF_RESOURCE_INSTANCE=listed OCF_RESKEY_containers=listed "+agentPath+" validate-all 2>&1")
+		contains(t, "validate-all", out, "container listed", "/etc/hosts", "not replicated")
+		list := order{service: "listed", action: "validate-all", params: []string{"containers=listed", "bind-mounts=replicate"}}
+		if out := list.run(t, active); out.code == success || !strings.Contains(out.said, "/etc/hosts") {
+			t.Errorf("a file of the system is to be replicated, and it is accepted: %s", out.said)
+		}
 	})
 	t.Run("changed", func(t *testing.T) {
 		c.sh(t, active, `pcs property set maintenance-mode=true
