@@ -280,6 +280,15 @@ func (a *Agent) Replicate(ctx context.Context, name string) (api.ReplicateResult
 	return api.ReplicateResult{Generation: id, Took: api.Duration(a.now().Sub(began))}, err
 }
 
+// Restore takes a service back to a generation, in place.
+func (a *Agent) Restore(ctx context.Context, name, generation string) (api.RestoreResult, error) {
+	s, err := a.service(name, false)
+	if err != nil {
+		return api.RestoreResult{}, err
+	}
+	return s.Restore(ctx, generation)
+}
+
 // Version says what this agent is.
 func (a *Agent) Version() api.VersionInfo {
 	return api.VersionInfo{API: api.Version, Software: api.Software, Node: a.conf.Node}

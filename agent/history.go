@@ -1,10 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"syscall"
 
 	"github.com/understudy-ha/understudy/agent/api"
 	"github.com/understudy-ha/understudy/replication"
@@ -46,6 +50,157 @@ func (k Kept) live(st *store.Store) (applied replication.ID, between []replicati
 	}
 	applied, err = a.Applied()
 	return applied, []replication.ID{applied}, err
+}
+
+// History lists what is kept. It costs what reading the oldest generation and the
+// changes since costs.
+func (k Kept) History() (res api.History, err error) {
+	st, err := k.open()
+	if err != nil {
+		return res, err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	list, err := st.History()
+	if err != nil {
+		return res, err
+	}
+	pins, err := st.Pins()
+	if err != nil {
+		return res, err
+	}
+	applied, _, err := k.live(st)
+	if err != nil {
+		return res, err
+	}
+	head, err := st.Head()
+	if err != nil {
+		return res, err
+	}
+	res = api.History{Service: k.Service, Head: head.String(), Applied: applied.String(), Generations: []api.Generation{}, Diverged: []api.Generation{}}
+	var before *replication.Manifest
+	var g api.Generation
+	for _, c := range list {
+		m, err := st.Load(c.ID)
+		if errors.Is(err, replication.ErrNotFound) {
+			continue // pruned meanwhile
+		}
+		if err != nil {
+			return res, err
+		}
+		g = describe(m, before, g)
+		g.At, g.Head, g.Applied = c.At, c.ID == head, c.ID == applied
+		if i := slices.IndexFunc(pins, func(p store.Pin) bool { return p.ID == c.ID }); i >= 0 {
+			g.Pinned = pins[i].Why
+		}
+		res.Generations = append(res.Generations, g)
+		before = m
+	}
+	if res.Diverged, err = archived(st); err != nil {
+		return res, err
+	}
+	res.StoreBytes, err = diskUse(st.Dir())
+	return res, err
+}
+
+// describe tells of a generation, given the one before it in the list, and what was told of that.
+func describe(m, before *replication.Manifest, told api.Generation) api.Generation {
+	g := api.Generation{ID: m.ID.String(), Parent: m.Parent.String(), CapturedAt: m.CapturedAt, Final: m.Final}
+	if before == nil {
+		for i := range m.Volumes {
+			for e := range m.Volumes[i].Entries.All() {
+				g.Entries++
+				g.Size += e.Size
+				g.New += replication.Fresh(nil, e.Chunks)
+			}
+		}
+		g.Changed = g.Entries
+		return g
+	}
+	g.Entries, g.Size = told.Entries, told.Size
+	for _, c := range m.Compare(before) {
+		g.Changed++
+		g.New += c.Bytes
+		g.Size += sizeOf(c.After) - sizeOf(c.Before)
+		switch {
+		case c.Before == nil:
+			g.Entries++
+		case c.After == nil:
+			g.Entries--
+		}
+	}
+	return g
+}
+
+func archived(st *store.Store) ([]api.Generation, error) {
+	list, err := st.Diverged()
+	if err != nil {
+		return nil, err
+	}
+	out := []api.Generation{}
+	for _, d := range list {
+		m, err := st.LoadDiverged(d.Name)
+		if err != nil {
+			return nil, err
+		}
+		g := describe(m, nil, api.Generation{})
+		g.ID, g.At = d.Name, d.At
+		g.Changed, g.New = 0, 0
+		out = append(out, g)
+	}
+	return out, nil
+}
+
+// diskUse is how much a directory takes on disk, bytes.
+func diskUse(dir string) (total int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return nil // it went meanwhile
+		}
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+			total += st.Blocks * 512
+		}
+		return nil
+	})
+	return total, err
+}
+
+// Pin keeps a generation whatever the retention says, until Unpin.
+func (k Kept) Pin(name, why string) error {
+	return k.pin(name, func(st *store.Store, id replication.ID) error { return st.Pin(id, cmp.Or(why, "by hand")) })
+}
+
+// Unpin leaves a generation to the retention again.
+func (k Kept) Unpin(name string) error {
+	return k.pin(name, func(st *store.Store, id replication.ID) error {
+		err := st.Unpin(id)
+		if errors.Is(err, replication.ErrNotFound) {
+			return api.Errorf(api.KindNotFound, "understudy history shows which are", "generation %s of %s is not pinned", id, k.Service)
+		}
+		return err
+	})
+}
+
+func (k Kept) pin(name string, do func(*store.Store, replication.ID) error) (err error) {
+	st, err := k.open()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	m, err := find(st, name)
+	if err != nil {
+		return err
+	}
+	if m.Diverged {
+		return api.Errorf(api.KindArgs, "", "%s is an archived generation: those are always kept", name)
+	}
+	return do(st, m.ID)
 }
 
 // Prune applies the policy now; dry: it only says what that would do.

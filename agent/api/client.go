@@ -84,6 +84,14 @@ func (c *Client) Replicate(ctx context.Context, service string) (ReplicateResult
 	return res, err
 }
 
+// Restore takes the service back to a generation in place, or arms that; "": what is
+// armed is forgotten. It returns when it is done, which may take minutes.
+func (c *Client) Restore(ctx context.Context, service, generation string) (RestoreResult, error) {
+	var res RestoreResult
+	err := c.call(ctx, http.MethodPost, servicePath(service, "restore"), RestoreRequest{Generation: generation}, &res)
+	return res, err
+}
+
 // VersionInfo is the answer of GET /v1/version.
 type VersionInfo struct {
 	API      int    `json:"api"`

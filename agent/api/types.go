@@ -270,4 +270,5 @@ const (
 	EventReload      = "reload"
 	EventReplication = "replication"
 	EventPeer        = "peer"
+	EventRestore     = "restore"
 )

@@ -29,6 +29,8 @@ type Agent interface {
 	Status() api.Status
 	Ready(service string) (api.Readiness, error)
 	Replicate(ctx context.Context, service string) (api.ReplicateResult, error)
+	// Restore takes the service back to a generation in place; "": an armed restore is forgotten.
+	Restore(ctx context.Context, service, generation string) (api.RestoreResult, error)
 	Log(q api.LogQuery) ([]api.Decision, error)
 	FollowLog(ctx context.Context, q api.LogQuery) <-chan api.Decision
 	Version() api.VersionInfo
@@ -106,6 +108,7 @@ func (s *Server) routes() http.Handler {
 		res, err := s.agent.Replicate(ctx, r.PathValue("name"))
 		s.answer(w, res, err)
 	})
+	mux.HandleFunc("POST /v1/services/{name}/restore", s.restore)
 	mux.HandleFunc("POST /v1/services/{name}/{action}", s.action)
 	return mux
 }
@@ -132,6 +135,18 @@ func (s *Server) action(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		s.log.Warn("action failed", "service", name, "action", r.PathValue("action"), "error", err)
 	}
+	s.answer(w, res, err)
+}
+
+func (s *Server) restore(w http.ResponseWriter, r *http.Request) {
+	var req api.RestoreRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&req); err != nil {
+		s.answer(w, nil, api.Errorf(api.KindArgs, "install the same understudy everywhere on this node", "the request cannot be read: %v", err))
+		return
+	}
+	ctx, cancel := deadline(r)
+	defer cancel()
+	res, err := s.agent.Restore(ctx, r.PathValue("name"), req.Generation)
 	s.answer(w, res, err)
 }
 

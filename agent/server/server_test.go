@@ -30,6 +30,10 @@ func (fake) Ready(string) (api.Readiness, error) {
 func (fake) Replicate(context.Context, string) (api.ReplicateResult, error) {
 	return api.ReplicateResult{Generation: "3.4"}, nil
 }
+
+func (fake) Restore(_ context.Context, _, generation string) (api.RestoreResult, error) {
+	return api.RestoreResult{Generation: generation, As: "3.5"}, nil
+}
 func (fake) Log(api.LogQuery) ([]api.Decision, error) { return nil, nil }
 func (fake) FollowLog(ctx context.Context, _ api.LogQuery) <-chan api.Decision {
 	c := make(chan api.Decision, 2)

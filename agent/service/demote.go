@@ -76,7 +76,8 @@ func (s *Service) leaveActive(ctx context.Context, final bool) error {
 		}
 	})
 	err = s.persist(func(r *record) {
-		r.Role, r.Step, r.Newest, r.Dirty, r.Clean = api.RoleStandby, stepNone, rec.Dirty && !clean, false, clean
+		r.Role, r.Step, r.Dirty, r.Clean = api.RoleStandby, stepNone, false, clean
+		r.Newest = !clean && (rec.Dirty || r.Newest)
 	})
 	s.saveLocal()
 	return err

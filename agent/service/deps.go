@@ -117,8 +117,14 @@ type Replica interface {
 	Term() (uint64, error)
 	// Seal captures what the live tree is and commits it to the local store.
 	Seal(ctx context.Context, req replication.SealRequest) (replication.SealResult, error)
-	// Apply brings the live tree to the head.
-	Apply(ctx context.Context, roots map[string]string) error
+	// ApplyAt brings the live tree to a committed generation.
+	ApplyAt(ctx context.Context, id replication.ID, roots map[string]string) error
+	// CheckRestore reads and verifies what going back to a generation needs: committed, or archived.
+	CheckRestore(ctx context.Context, name string) error
+	// Keep pins the generation.
+	Keep(name, why string) error
+	// Revert commits the generation's content as the next of the request's term; it can be done again.
+	Revert(name string, req replication.SealRequest) (id replication.ID, notes []string, err error)
 	// Recheck makes the next Apply look at the whole live tree.
 	Recheck() error
 	// Realign archives what goes beyond base as diverged and sets the head back to it.

@@ -39,6 +39,7 @@ type node struct {
 	shipErr  error
 	shipped  replication.ID
 	archived int // version of the tree in the archive
+	pinned   []string
 	peers    []api.NodeStatus
 	journal  []api.Decision
 }
@@ -392,16 +393,60 @@ func (r replica) Seal(_ context.Context, q replication.SealRequest) (replication
 	return replication.SealResult{ID: id, New: true, AsOf: time.Now()}, nil
 }
 
-func (r replica) Apply(context.Context, map[string]string) error {
+func (r replica) ApplyAt(_ context.Context, id replication.ID, _ map[string]string) error {
 	r.n.mu.Lock()
 	defer r.n.mu.Unlock()
-	if k := len(r.n.history); k > 0 {
-		id := r.n.history[k-1].ID
-		if r.n.applied != id {
-			r.n.tree, r.n.applied = r.n.trees[id], id
-		}
+	if _, ok := r.n.trees[id]; !ok {
+		return replication.ErrNotFound
+	}
+	if r.n.applied != id {
+		r.n.tree, r.n.applied = r.n.trees[id], id
 	}
 	return nil
+}
+
+func (r replica) CheckRestore(_ context.Context, name string) error {
+	_, err := r.version(name)
+	return err
+}
+
+func (r replica) Keep(name, _ string) error {
+	r.n.with(func() { r.n.pinned = append(r.n.pinned, name) })
+	return nil
+}
+
+func (r replica) version(name string) (int, error) {
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	id, err := replication.ParseID(name)
+	if err != nil {
+		return 0, err
+	}
+	v, ok := r.n.trees[id]
+	if !ok {
+		return 0, replication.ErrNotFound
+	}
+	return v, nil
+}
+
+func (r replica) Revert(name string, q replication.SealRequest) (replication.ID, []string, error) {
+	v, err := r.version(name)
+	if err != nil {
+		return replication.ID{}, nil, err
+	}
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	head := r.n.history[len(r.n.history)-1].ID
+	if r.n.trees[head] == v {
+		return head, nil, nil
+	}
+	id := replication.ID{Term: q.Term, Seq: 1}
+	if head.Term == q.Term {
+		id.Seq = head.Seq + 1
+	}
+	r.n.history = append(r.n.history, &replication.Manifest{ID: id, Parent: head, Definition: q.Definition, Images: q.Images, Volumes: []replication.Volume{{Name: "data"}}})
+	r.n.trees[id] = v
+	return id, nil, nil
 }
 
 func (r replica) Recheck() error {

@@ -44,7 +44,7 @@ func (s *Service) monitor(ctx context.Context, req api.ActionRequest) (api.Actio
 // HEALTHCHECKs by what Podman said last.
 func (s *Service) look(ctx context.Context) (api.Health, string) {
 	rec := s.snapshot()
-	if rec.Step == stepPromoting || rec.Step == stepDemoting {
+	if rec.Step == stepPromoting || rec.Step == stepDemoting || rec.Step == stepRestoring {
 		if s.op.TryLock() { // nobody is at it: it was interrupted
 			s.op.Unlock()
 			return api.HealthFailed, "the agent was interrupted while " + string(rec.Step)

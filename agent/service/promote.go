@@ -156,11 +156,14 @@ func (s *Service) settleTree(ctx context.Context) error {
 		if err := s.prepare(ctx, def); err != nil {
 			return err
 		}
+		if err := s.goBack(def, head); err != nil {
+			return err
+		}
 		if err := s.applyHead(ctx); err != nil {
 			return err
 		}
 	}
-	if err := s.persist(func(r *record) { r.Dirty, r.Adopted = true, true }); err != nil {
+	if err := s.persist(func(r *record) { r.Dirty, r.Adopted, r.Restore = true, true, "" }); err != nil {
 		return err
 	}
 	// The trees are at no generation from here on.

@@ -23,6 +23,7 @@ const (
 	stepPromoting step = "promoting"
 	stepDemoting  step = "demoting"
 	stepStopping  step = "stopping"
+	stepRestoring step = "restoring" // active: between the end of the containers and their start
 )
 
 // record is what a service's state machine must know after a kill.
@@ -30,17 +31,18 @@ type record struct {
 	Spec     api.Spec `json:"spec"`
 	Role     api.Role `json:"role"`
 	Step     step     `json:"step,omitempty"`
-	BootID   string   `json:"boot_id"`  // of the boot in which Role was true
-	Term     uint64   `json:"term"`     // of the promotion that is or was last carried out here
-	Reserved uint64   `json:"reserved"` // reserved in the CIB for the next promotion
-	Dirty    bool     `json:"dirty"`    // containers may have written since the last sealed generation
-	Origin   bool     `json:"origin"`   // the node has data of its own and no history: it may be the first active
-	Clean    bool     `json:"clean"`    // what was sealed last here is on another node
-	Adopted  bool     `json:"adopted"`  // the volumes' data is the service's own: nothing foreign is left to archive
-	Newest   bool     `json:"newest"`   // this node was active last, and its last generation reached nobody
-	Base     string   `json:"base"`     // generation that Term started from
-	FreshAt  int64    `json:"fresh_at"` // Unix ns, our clock: the head was current until then at least
-	HeardAt  int64    `json:"heard_at"` // Unix ns, our clock: an active peer was last heard of
+	BootID   string   `json:"boot_id"`           // of the boot in which Role was true
+	Term     uint64   `json:"term"`              // of the promotion that is or was last carried out here
+	Reserved uint64   `json:"reserved"`          // reserved in the CIB for the next promotion
+	Dirty    bool     `json:"dirty"`             // containers may have written since the last sealed generation
+	Origin   bool     `json:"origin"`            // the node has data of its own and no history: it may be the first active
+	Clean    bool     `json:"clean"`             // what was sealed last here is on another node
+	Adopted  bool     `json:"adopted"`           // the volumes' data is the service's own: nothing foreign is left to archive
+	Newest   bool     `json:"newest"`            // this node was active last, and its last generation reached nobody
+	Base     string   `json:"base"`              // generation that Term started from
+	Restore  string   `json:"restore,omitempty"` // generation that the next promotion here goes back to
+	FreshAt  int64    `json:"fresh_at"`          // Unix ns, our clock: the head was current until then at least
+	HeardAt  int64    `json:"heard_at"`          // Unix ns, our clock: an active peer was last heard of
 }
 
 func recordPath(dir, service string) string { return filepath.Join(dir, service+".json") }

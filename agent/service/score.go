@@ -133,7 +133,7 @@ func (s *Service) wantScore() int {
 	if head, err := s.Replica.Head(); err != nil || head.IsZero() {
 		return scoreOrigin
 	}
-	if rec.Newest {
+	if rec.Newest || rec.Restore != "" { // an operator wants it here
 		return scoreNewest
 	}
 	return scoreReplica

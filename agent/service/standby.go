@@ -70,7 +70,7 @@ func (s *Service) standbyOnce(ctx context.Context) error {
 		prepErr = s.prepare(ctx, def)
 	}
 	// Data that can be applied is applied also where a container cannot be made yet.
-	applyErr := s.applyHead(ctx)
+	applyErr := s.follow(ctx)
 	if ctx.Err() == nil {
 		s.unreadyBecause("the live tree", applyErr)
 	}
@@ -230,8 +230,25 @@ func (s *Service) checkPrepared(ctx context.Context) {
 	}
 }
 
+// follow brings a standby's live tree to where it is to be.
+func (s *Service) follow(ctx context.Context) error {
+	to, err := s.target()
+	if err != nil || to.IsZero() {
+		return err
+	}
+	return s.applyTo(ctx, to)
+}
+
 // applyHead brings the live tree to the committed head.
 func (s *Service) applyHead(ctx context.Context) error {
+	to, err := s.Replica.Head()
+	if err != nil || to.IsZero() {
+		return err
+	}
+	return s.applyTo(ctx, to)
+}
+
+func (s *Service) applyTo(ctx context.Context, to replication.ID) error {
 	m, err := s.Replica.HeadManifest()
 	if err != nil || m == nil {
 		return err
@@ -249,7 +266,7 @@ func (s *Service) applyHead(ctx context.Context) error {
 			return api.Errorf(api.KindGeneric, "see understudy log", "volume %s of service %s does not exist on %s yet", n, s.name, s.Node)
 		}
 	}
-	return s.Replica.Apply(ctx, paths)
+	return s.Replica.ApplyAt(ctx, to, paths)
 }
 
 // imagesEvery is how often Podman is asked for its images without an occasion.

@@ -36,6 +36,9 @@ func (s *Service) Status() api.ServiceStatus {
 	if rec.Step != stepNone {
 		st.Warnings = append(st.Warnings, "under way: "+string(rec.Step))
 	}
+	if rec.Restore != "" {
+		st.Warnings = append(st.Warnings, fmt.Sprintf("held at generation %s: a promotion of this node goes back to it (understudy restore %s --cancel: it does not)", rec.Restore, s.name))
+	}
 	if rec.Role == api.RoleStandby {
 		st.Blockers = s.blockers()
 		var why string

@@ -40,7 +40,7 @@ func (w *worker) write(ctx context.Context, temp string, old, e *replication.Ent
 		if cloned, err = tree.Clone(f, live); err != nil {
 			return err
 		}
-		differ := changed(old.Chunks, e.Chunks)
+		differ := replication.Differing(old.Chunks, e.Chunks)
 		switch {
 		case cloned:
 			need = differ
@@ -82,7 +82,7 @@ func (w *worker) patch(ctx context.Context, old, e *replication.Entry) (err erro
 	if err := punchHoles(f, e); err != nil {
 		return err
 	}
-	if err := w.fill(ctx, f, changed(old.Chunks, e.Chunks)); err != nil {
+	if err := w.fill(ctx, f, replication.Differing(old.Chunks, e.Chunks)); err != nil {
 		return err
 	}
 	return w.setMeta(e.Path, e)
@@ -133,23 +133,6 @@ func (w *worker) live(old, e *replication.Entry, flags int) (*os.File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
-}
-
-// changed lists the chunks of to whose content from does not have at the same place.
-func changed(from, to []replication.Chunk) (need []replication.Chunk) {
-	for _, c := range to {
-		for len(from) > 0 && from[0].Offset+from[0].Length <= c.Offset {
-			from = from[1:]
-		}
-		if len(from) > 0 {
-			o := from[0]
-			if o.Hash == c.Hash && o.Offset <= c.Offset && o.Offset+o.Length >= c.Offset+c.Length && c.Offset-o.Offset == c.Skip-o.Skip {
-				continue
-			}
-		}
-		need = append(need, c)
-	}
-	return need
 }
 
 func total(chunks []replication.Chunk) (n int64) {

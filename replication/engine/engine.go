@@ -216,21 +216,7 @@ func (e *Engine) Apply(ctx context.Context, roots map[string]string) error {
 	if err != nil || head.IsZero() {
 		return err
 	}
-	pending, err := e.applier.Pending()
-	if err != nil {
-		return err
-	}
-	if pending == nil && e.Applied() == head {
-		return nil
-	}
-	res, err := e.applier.Apply(ctx, head, roots)
-	if err != nil {
-		return err
-	}
-	for _, w := range res.Warnings {
-		e.log.Warn("applied with a difference", "generation", head, "what", w)
-	}
-	return nil
+	return e.applyLocked(ctx, head, roots)
 }
 
 // indexOf is the index that belongs to base, nil where there is none.

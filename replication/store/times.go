@@ -186,6 +186,29 @@ func (s *Store) committed(ids []replication.ID) ([]stamp, error) {
 	return out, nil
 }
 
+// Committed is when a generation was committed here.
+type Committed struct {
+	ID replication.ID
+	At time.Time // this node's clock
+}
+
+// History lists what is committed, oldest first; the head is the last.
+func (s *Store) History() ([]Committed, error) {
+	ids, err := s.Generations()
+	if err != nil {
+		return nil, err
+	}
+	stamps, err := s.committed(ids)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Committed, len(ids))
+	for i, id := range ids {
+		out[i] = Committed{id, stamps[i].wall}
+	}
+	return out, nil
+}
+
 // compactTimesLocked keeps the lines of what is kept, the last one always: the next
 // commit goes on from it. Lines that were made up for become known.
 func (s *Store) compactTimesLocked(kept []stamp) error {
