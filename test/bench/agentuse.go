@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,8 +17,19 @@ import (
 const unit = "/sys/fs/cgroup/system.slice/understudy.service"
 
 // agentCPU is the processor time that a node's agent has used so far, with its children.
-func agentCPU(n *lab.Node) (time.Duration, error) {
-	b, err := os.ReadFile(n.HostPath(unit + "/cpu.stat"))
+func agentCPU(n *lab.Node) (time.Duration, error) { return cpuOf(n, unit) }
+
+// bothCPU is the processor time that everything on both nodes has used so far: what a
+// busy machine does not change.
+func (s *site) bothCPU() (time.Duration, error) {
+	one, err1 := cpuOf(s.n1, "/sys/fs/cgroup")
+	two, err2 := cpuOf(s.n2, "/sys/fs/cgroup")
+	return one + two, errors.Join(err1, err2)
+}
+
+// cpuOf is what a node's cgroup and those below it have used.
+func cpuOf(n *lab.Node, cgroup string) (time.Duration, error) {
+	b, err := os.ReadFile(n.HostPath(cgroup + "/cpu.stat"))
 	if err != nil {
 		return 0, err
 	}
@@ -27,7 +39,7 @@ func agentCPU(n *lab.Node) (time.Duration, error) {
 			return time.Duration(us) * time.Microsecond, nil
 		}
 	}
-	return 0, fmt.Errorf("%s/cpu.stat has no usage_usec", unit)
+	return 0, fmt.Errorf("%s/cpu.stat has no usage_usec", cgroup)
 }
 
 // memory is what a node's agent has in memory, bytes.

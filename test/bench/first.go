@@ -30,7 +30,8 @@ func firstSync(kind string, least float64) func(context.Context, *site, shape) (
 		}
 		r := newRow(versus("s", us, "rsync -a", them).times(least),
 			versus("s", us, "rsync -az", f.compressed).named("compressing"),
-			versus("s", f.applied, "rsync -a, then sync", f.synced).named("until it is in place there too, and on disk"))
+			versus("s", f.applied, "rsync -a, then sync", f.synced).named("until it is in place there too, and on disk"),
+			versus("s CPU", f.cpu, "rsync -a", f.rivalCPU).named("processor time of both nodes until it is committed"))
 		f.note(r)
 		return r, nil
 	}
@@ -43,6 +44,7 @@ type first struct {
 	via  string // relay
 
 	applied, synced, compressed []float64
+	cpu, rivalCPU               []float64 // of both nodes, without apply
 	last                        cycled
 }
 
@@ -61,7 +63,12 @@ func (f *first) ours(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	defer d.close()
-	if f.last, err = d.cycle(ctx); err != nil {
+	used, err := f.s.using(func() (err error) {
+		f.last, err = d.cycle(ctx)
+		return err
+	})
+	f.cpu = append(f.cpu, used)
+	if err != nil {
 		return 0, err
 	}
 	a, err := d.apply(ctx)
@@ -74,15 +81,20 @@ func (f *first) ours(ctx context.Context) (float64, error) {
 
 func (f *first) theirs(ctx context.Context) (float64, error) {
 	run := func(options ...string) (ran, error) {
-		if err := f.fresh(ctx); err != nil {
-			return ran{}, err
-		}
 		if f.via != "" {
 			return f.s.rsyncRelayed(ctx, f.tree, copied("rsync"), options...)
 		}
 		return f.s.rsync(ctx, f.tree, copied("rsync"), options...)
 	}
-	plain, err := run("-a")
+	if err := f.fresh(ctx); err != nil {
+		return 0, err
+	}
+	var plain ran
+	used, err := f.s.using(func() (err error) {
+		plain, err = run("-a")
+		return err
+	})
+	f.rivalCPU = append(f.rivalCPU, used)
 	if err != nil {
 		return 0, err
 	}
@@ -91,9 +103,25 @@ func (f *first) theirs(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	f.synced = append(f.synced, (plain.MS+sync.MS)/1000)
+	if err := f.fresh(ctx); err != nil {
+		return 0, err
+	}
 	packed, err := run("-az")
 	f.compressed = append(f.compressed, packed.MS/1000)
 	return plain.MS / 1000, err
+}
+
+// using is the processor time of both nodes while f runs, seconds.
+func (s *site) using(f func() error) (float64, error) {
+	before, err := s.bothCPU()
+	if err != nil {
+		return 0, err
+	}
+	if err := f(); err != nil {
+		return 0, err
+	}
+	after, err := s.bothCPU()
+	return (after - before).Seconds(), err
 }
 
 // fresh leaves nothing on either node but the tree, and both disks at rest.
