@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -46,10 +45,7 @@ when it returns, it takes them up again.`,
 }
 
 func runAgent(ctx context.Context, conf *config.Config) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var tending sync.WaitGroup
-	tending.Go(func() { tendHeap(ctx) })
-	defer func() { cancel(); tending.Wait() }()
+	defer tendHeap()()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: conf.LogLevel}))
 	a, err := agent.New(agent.Options{Config: conf, Logger: log})
 	if err != nil {

@@ -1,10 +1,10 @@
 package main
 
 import (
-	"context"
 	"os"
 	"runtime/debug"
 	"runtime/metrics"
+	"sync"
 	"time"
 )
 
@@ -19,29 +19,34 @@ const (
 	heapEvery    = 5 * time.Second
 )
 
-// tendHeap sets how often garbage is collected, by what is in use, until ctx ends.
-func tendHeap(ctx context.Context) {
+// tendHeap sets how often garbage is collected, by what is in use, until stop is called.
+func tendHeap() (stop func()) {
 	if os.Getenv("GOGC") != "" {
-		return
+		return func() {}
 	}
-	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	tick := time.NewTicker(heapEvery)
-	defer tick.Stop()
-	percent := smallPercent
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
+	done := make(chan struct{})
+	var tending sync.WaitGroup
+	tending.Go(func() {
+		live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		tick := time.NewTicker(heapEvery)
+		defer tick.Stop()
+		percent := smallPercent
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			metrics.Read(live)
+			want := smallPercent
+			if live[0].Value.Uint64() > largeHeap {
+				want = largePercent
+			}
+			if want != percent {
+				debug.SetGCPercent(want)
+				percent = want
+			}
 		}
-		metrics.Read(live)
-		want := smallPercent
-		if live[0].Value.Uint64() > largeHeap {
-			want = largePercent
-		}
-		if want != percent {
-			debug.SetGCPercent(want)
-			percent = want
-		}
-	}
+	})
+	return func() { close(done); tending.Wait() }
 }

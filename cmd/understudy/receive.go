@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -58,10 +57,7 @@ func receive(ctx context.Context, root, socket string) error {
 	if st, err := os.Stdin.Stat(); err == nil && st.Mode()&fs.ModeCharDevice != 0 {
 		return errors.New("receive speaks SFTP with a peer and is started by sshd; put it into authorized_keys (see --help)")
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	var tending sync.WaitGroup
-	tending.Go(func() { tendHeap(ctx) })
-	defer func() { cancel(); tending.Wait() }()
+	defer tendHeap()()
 	// The agent (root) and this program (understudy) share the store through its group.
 	syscall.Umask(0o007)
 	// A peer that goes away in the middle of an answer must not kill a commit.
