@@ -105,7 +105,7 @@ func (p *processes) Members(names []string) ([]int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key := strings.Join(names, " ")
-	if pids, err := membersOf(names, p.members[key]); err == nil {
+	if pids, err := membersOf(names, p.members[key], false); err == nil {
 		return pids, nil
 	}
 	var found []cgroup.Container
@@ -117,7 +117,7 @@ func (p *processes) Members(names []string) ([]int, error) {
 		found = append(found, cs...)
 	}
 	p.members[key] = found
-	pids, err := membersOf(names, found)
+	pids, err := membersOf(names, found, true)
 	if errors.Is(err, errNotAll) {
 		err = nil
 	}
@@ -127,7 +127,9 @@ func (p *processes) Members(names []string) ([]int, error) {
 // errNotAll: there may be a container that is not among those known.
 var errNotAll = errors.New("not each of the containers has a process")
 
-func membersOf(names []string, cs []cgroup.Container) ([]int, error) {
+// membersOf lists what is in the containers' cgroups. One without a cgroup of its own has a
+// pid only as long as it was just looked for: later that may be another's.
+func membersOf(names []string, cs []cgroup.Container, justFound bool) ([]int, error) {
 	var pids []int
 	alive := map[string]bool{}
 	for _, c := range cs {
@@ -139,7 +141,7 @@ func membersOf(names []string, cs []cgroup.Container) ([]int, error) {
 			}
 			pids = append(pids, in...)
 		}
-		if len(pids) == before && c.Init != 0 { // without a cgroup of its own
+		if len(c.Cgroups) == 0 && c.Init != 0 && justFound {
 			pids = append(pids, c.Init)
 		}
 		alive[c.Name] = alive[c.Name] || len(pids) > before

@@ -20,7 +20,7 @@ func (s *Service) consistently(q *replication.SealRequest, spec api.Spec) {
 		q.Quiesce = func(ctx context.Context) (func() error, error) {
 			if err := s.hook(ctx, "before-capture", spec.BeforeCapture, spec); err != nil {
 				// It may have got half of its way: what undoes it runs too.
-				return nil, errors.Join(err, s.hook(ctx, "after-capture", spec.AfterCapture, spec))
+				return nil, errors.Join(err, s.hook(context.WithoutCancel(ctx), "after-capture", spec.AfterCapture, spec))
 			}
 			// Also when the agent is being stopped: nobody else would do it.
 			return func() error {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/understudy-ha/understudy/replication"
@@ -73,6 +74,19 @@ func (c *Capturer) Close() error {
 	var errs []error
 	for _, ss := range c.shadows {
 		errs = append(errs, ss.keepOnly(func(*replication.Entry) bool { return false }))
+	}
+	return errors.Join(errs...)
+}
+
+// forgetOthers gives back what is kept of volumes that are captured no more.
+func (c *Capturer) forgetOthers(vs []Volume) error {
+	var errs []error
+	for name, ss := range c.shadows {
+		if !slices.ContainsFunc(vs, func(v Volume) bool { return v.Name == name }) {
+			errs = append(errs, ss.keepOnly(func(*replication.Entry) bool { return false }))
+			delete(c.shadows, name)
+			delete(c.mapped, name)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -83,7 +83,7 @@ func (j *job) open() error {
 		}
 	}
 	slices.SortFunc(j.vols, func(a, b *volume) int { return strings.Compare(a.Name, b.Name) })
-	return nil
+	return j.c.forgetOthers(j.r.Volumes)
 }
 
 // close leaves nothing behind: neither open roots nor staged files.
@@ -185,9 +185,8 @@ func (v *volume) lookWhole(ctx context.Context) error {
 			v.vanished(n.Path)
 		}
 	}
-	if v.indexed() {
-		return nil
-	}
+	// The index may hold less than the base: an apply that was taken up fills in only
+	// what it touched.
 	for e := range v.base.All() {
 		if _, ok := seen[e.Path]; !ok {
 			v.vanished(e.Path)

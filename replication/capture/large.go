@@ -118,11 +118,16 @@ func (j *job) readLarge(ctx context.Context, v *volume, f *os.File, cloned bool,
 	}
 	ranges, sure, err := j.differences(ctx, v, f, e.Size, from, now)
 	if err == nil {
+		// The file may change between the two readings: what counts is what is emitted.
+		put := func(c replication.Chunk, data []byte) error {
+			v.shadows.digest(now.blocks, c.Offset, data, e.Size)
+			return emit(c.Hash, data)
+		}
 		var read int64
 		if sure && length(ranges) <= e.Size/2 {
-			e.Chunks, read, err = overlay(ctx, f, e.Size, from.entry.Chunks, ranges, emit)
+			e.Chunks, read, err = overlay(ctx, f, e.Size, from.entry.Chunks, ranges, put)
 		} else {
-			e.Chunks, read, err = tree.ReadChunks(ctx, f, e.Size, emit)
+			e.Chunks, read, err = tree.ReadChunksAt(ctx, f, 0, e.Size, put)
 		}
 		j.res.BytesRead += read
 	}
@@ -268,8 +273,25 @@ func (ss *shadows) compare(ctx context.Context, f *os.File, size int64, was *sha
 	return changed, blocks, nil
 }
 
+// unlike is no block's digest: those are odd, and a hole's is 0.
+const unlike = 2
+
+// digest brings the digests of the blocks that data at offset at lies in up to it.
+func (ss *shadows) digest(blocks []uint64, at int64, data []byte, size int64) {
+	for len(data) > 0 && at/block < int64(len(blocks)) {
+		n := min(block-at%block, int64(len(data)))
+		whole := at%block == 0 && (n == block || at+n == size)
+		if d := &blocks[at/block]; whole {
+			*d = maphash.Bytes(ss.seed, data[:n]) | 1
+		} else {
+			*d = unlike
+		}
+		at, data = at+n, data[n:]
+	}
+}
+
 // overlay is old's content with ranges, in order, read anew from f.
-func overlay(ctx context.Context, f *os.File, size int64, old []replication.Chunk, ranges []extent.Range, emit func(replication.Hash, []byte) error) (cs []replication.Chunk, read int64, err error) {
+func overlay(ctx context.Context, f *os.File, size int64, old []replication.Chunk, ranges []extent.Range, emit func(replication.Chunk, []byte) error) (cs []replication.Chunk, read int64, err error) {
 	at := int64(0)
 	keep := func(end int64) { // what old has from at to end
 		for len(old) > 0 && old[0].Offset < end {
@@ -290,7 +312,7 @@ func overlay(ctx context.Context, f *os.File, size int64, old []replication.Chun
 			break
 		}
 		keep(r.Offset)
-		anew, n, err := tree.ReadChunksIn(ctx, f, r.Offset, end, emit)
+		anew, n, err := tree.ReadChunksAt(ctx, f, r.Offset, end, emit)
 		read += n
 		if err != nil {
 			return nil, read, err

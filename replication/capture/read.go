@@ -239,6 +239,12 @@ const (
 	smallBudget = 64 << 20 // in all
 )
 
+// keepMost is what is kept in memory of a large file that changed between its
+// reading and the freeze, bytes; one that changed more is copied.
+const keepMost = 128 << 20
+
+var errTooMuch = errors.New("too much to keep in memory")
+
 // setAside secures what is dirty. Called in the freeze: it must be quick.
 func (j *job) setAside(ctx context.Context) error {
 	budget := int64(smallBudget)
@@ -286,7 +292,9 @@ func (j *job) secure(ctx context.Context, v *volume, n tree.Node, budget *int64)
 // it moves, its first bytes perhaps older than its last. nil: it is gone.
 func (j *job) chase(ctx context.Context, v *volume, path string, budget *int64) (*staged, error) {
 	for try := 1; ; try++ {
-		if err := v.lookAtPath(ctx, path, nil); err != nil && !errors.Is(err, errWhole) {
+		if err := v.lookAtPath(ctx, path, nil); errors.Is(err, errWhole) {
+			return nil, moved(v, v.node(path), errMoved) // begin anew
+		} else if err != nil {
 			return nil, err
 		}
 		if _, dirty := v.dirty[path]; !dirty {
@@ -339,8 +347,17 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 		if err := tree.Flush(src); err != nil {
 			return err
 		}
-		s.shadow, err = j.readLarge(ctx, v, src, false, s.entry, from, s.keep)
-		return errors.Join(err, s.close(), j.unmoved(src, n))
+		room := int64(keepMost)
+		s.shadow, err = j.readLarge(ctx, v, src, false, s.entry, from, func(h replication.Hash, b []byte) error {
+			if room -= int64(len(b)); room < 0 {
+				return errTooMuch
+			}
+			return s.keep(h, b)
+		})
+		if !errors.Is(err, errTooMuch) {
+			return errors.Join(err, s.close(), j.unmoved(src, n))
+		}
+		s.kept, s.entry.Chunks = nil, nil
 	}
 	j.res.Copied++
 	if err := tree.Flush(src); err != nil {

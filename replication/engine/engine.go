@@ -187,6 +187,9 @@ func (e *Engine) settled(r replication.SealRequest, id replication.ID) error {
 		return nil
 	}
 	e.unwatch()
+	if err := e.capturer.Close(); err != nil {
+		e.log.Warn("what was kept of large files was not given back", "error", err)
+	}
 	e.mu.Lock()
 	index := e.index
 	e.mu.Unlock()

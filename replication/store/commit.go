@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/durable"
@@ -90,6 +91,9 @@ func (s *Store) commitLocked(m *replication.Manifest, b []byte) error {
 	if err := s.fenceLocked(m.ID.Term); err != nil {
 		return err
 	}
+	if err := s.clearBeyondLocked(m.ID); err != nil {
+		return err
+	}
 	if err := s.placeLocked(m.ID, b); err != nil {
 		return err
 	}
@@ -100,6 +104,27 @@ func (s *Store) commitLocked(m *replication.Manifest, b []byte) error {
 		return err
 	}
 	s.loaded.keep(s.manifestFile(m.ID), m)
+	return nil
+}
+
+// clearBeyondLocked moves out of the way what a kill left beyond the head and nobody
+// acknowledged, but for next: once the head is at next, it would count as history.
+func (s *Store) clearBeyondLocked(next replication.ID) error {
+	head, err := s.Head()
+	if err != nil {
+		return err
+	}
+	ids, err := s.manifestIDs()
+	if err != nil {
+		return err
+	}
+	for _, id := range slices.Backward(ids) { // a delta before what it is from
+		if id.Compare(head) > 0 && id != next {
+			if err := s.supersedeLocked(id); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -253,7 +278,7 @@ func (s *Store) Reset(to replication.ID) error {
 		if err != nil {
 			return err
 		}
-		for _, id := range ids {
+		for _, id := range slices.Backward(ids) { // a delta before what it is from
 			if id.Compare(to) > 0 {
 				if err := s.supersedeLocked(id); err != nil {
 					return err

@@ -237,3 +237,51 @@ func TestADeltaIsSmall(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// What a kill left beyond the head never becomes history, and no chain breaks
+// where a Reset is killed at any of its steps.
+func TestBeyondTheHead(t *testing.T) {
+	data := []byte("content")
+	for killAt := range 12 {
+		step := 0
+		armed := false
+		s := open(t, t.TempDir(), Options{Hook: func(string) error {
+			if step++; armed && step > killAt {
+				return errors.New("killed")
+			}
+			return nil
+		}})
+		put(t, s, data)
+		base := manifest(id(1, 1), id(0, 0))
+		commit(t, s, base)
+		second := after(base, []*replication.Entry{file("a", data)})
+		third := after(second, []*replication.Entry{file("b", data)})
+		fourth := after(third, []*replication.Entry{file("c", data)})
+		for _, m := range []*replication.Manifest{second, third, fourth} {
+			commit(t, s, m)
+		}
+		step, armed = 0, true
+		_ = s.Reset(base.ID)
+		armed = false
+		head, err := s.Head()
+		if err != nil {
+			t.Fatal(err)
+		}
+		next := *fourth
+		next.ID, next.Delta = id(2, 1), nil
+		if next.Parent = head; head.Compare(base.ID) > 0 {
+			continue // killed before anything
+		}
+		commit(t, s, &next)
+		cold := open(t, strings.TrimSuffix(s.Dir(), "/services/registry"), Options{})
+		ids := generations(t, cold)
+		if len(ids) != 2 || ids[0] != base.ID || ids[1] != next.ID {
+			t.Errorf("killed at step %d: history is %v", killAt, ids)
+		}
+		for _, at := range ids {
+			if _, err := cold.Load(at); err != nil {
+				t.Errorf("killed at step %d: %v", killAt, err)
+			}
+		}
+	}
+}

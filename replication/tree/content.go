@@ -24,6 +24,11 @@ func ReadChunks(ctx context.Context, f *os.File, size int64, emit func(h replica
 
 // ReadChunksIn is ReadChunks of the bytes from from to size.
 func ReadChunksIn(ctx context.Context, f *os.File, from, size int64, emit func(h replication.Hash, data []byte) error) (cs []replication.Chunk, read int64, err error) {
+	return ReadChunksAt(ctx, f, from, size, func(c replication.Chunk, data []byte) error { return emit(c.Hash, data) })
+}
+
+// ReadChunksAt is ReadChunksIn that says where the data is.
+func ReadChunksAt(ctx context.Context, f *os.File, from, size int64, emit func(c replication.Chunk, data []byte) error) (cs []replication.Chunk, read int64, err error) {
 	buf := make([]byte, min(size-from, replication.ChunkSize))
 	for at := from; at < size; {
 		start, end, err := NextData(f, at, size)
@@ -43,7 +48,7 @@ func ReadChunksIn(ctx context.Context, f *os.File, from, size int64, emit func(h
 				return nil, read + int64(n), err
 			}
 			c := replication.Chunk{Offset: at, Length: stop - at, Hash: blake3.Sum256(b)}
-			if err := emit(c.Hash, b); err != nil {
+			if err := emit(c, b); err != nil {
 				return nil, read, err
 			}
 			cs = append(cs, c)
@@ -115,6 +120,9 @@ func Copy(ctx context.Context, dst, src *os.File, size int64) error {
 				return context.Cause(ctx)
 			}
 			n, err := src.ReadAt(buf[:min(end-at, int64(len(buf)))], at)
+			if n == 0 && errors.Is(err, io.EOF) {
+				return fmt.Errorf("%s became shorter while it was copied: %w", src.Name(), io.ErrUnexpectedEOF)
+			}
 			if n == 0 {
 				return err
 			}

@@ -19,7 +19,8 @@ type Inode struct {
 // Mapped gives the files that any of the processes can change without a word to
 // the Watcher: by a shared mapping that is writable or that mprotect(2) can make
 // so, and, in a process that uses Linux' own asynchronous I/O (io_submit(2), as
-// MariaDB does), by any descriptor open for writing. It holds more than that:
+// MariaDB does), by any descriptor open for writing; and those that it may have
+// mapped and unmapped again: open for reading and writing. It holds more than that:
 // files that have no name any more, shared memory, files of other file systems.
 // A process that is gone is passed over, and what comes or goes meanwhile may or
 // may not be in the result: ask while the processes stand still.
@@ -78,10 +79,7 @@ func noteMaps(pid int, maps []byte, found map[Inode]struct{}) error {
 			m.note(pid, found)
 		}
 	}
-	if aio {
-		return noteOpen(pid, found)
-	}
-	return nil
+	return noteOpen(pid, aio, found)
 }
 
 // mapping is a shared one with an inode.
@@ -147,8 +145,14 @@ func trimZeros(hex []byte) []byte {
 	return hex
 }
 
-// noteOpen adds the files that the process has open for writing.
-func noteOpen(pid int, found map[Inode]struct{}) error {
+// noteOpen adds the files that the process has open for reading and writing: it
+// may have mapped one, stored, and unmapped it since the last look, and nothing was
+// told as long as it is open. With asynchronous I/O, also those open for writing alone.
+func noteOpen(pid int, aio bool, found map[Inode]struct{}) error {
+	need := uint32(unix.S_IRUSR | unix.S_IWUSR)
+	if aio {
+		need = unix.S_IWUSR
+	}
 	dir, err := os.Open(proc(pid, "fd"))
 	if err != nil {
 		return err
@@ -161,7 +165,7 @@ func noteOpen(pid int, found map[Inode]struct{}) error {
 	for _, name := range names {
 		var st unix.Stat_t
 		entry := proc(pid, "fd/"+name)
-		if unix.Lstat(entry, &st) != nil || st.Mode&unix.S_IWUSR == 0 || unix.Stat(entry, &st) != nil {
+		if unix.Lstat(entry, &st) != nil || st.Mode&need != need || unix.Stat(entry, &st) != nil {
 			continue // open for reading, or closed by now
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFREG {

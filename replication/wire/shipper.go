@@ -145,7 +145,7 @@ func (s *Shipper) plan(ours, peer replication.State) ([]step, error) {
 		m = parent
 	}
 	if len(steps) >= s.o.MaxChain {
-		return s.squash(newest, peer.Head), nil
+		return s.squash(newest, peer), nil
 	}
 	base, err := s.o.Source.Load(peer.Head)
 	if err != nil && !errors.Is(err, replication.ErrNotFound) {
@@ -175,10 +175,10 @@ func (s *Shipper) sameTerm(ours, peer replication.State) error {
 // Of other terms that cannot be told.
 func (s *Shipper) squashPruned(newest *replication.Manifest, lost replication.ID, peer replication.State) ([]step, error) {
 	if m, err := s.o.Source.Load(peer.Head); err == nil && m.Sum().String() == peer.HeadSum {
-		return s.squash(newest, peer.Head), nil
+		return s.squash(newest, peer), nil
 	}
 	if lost.Term == peer.Head.Term && peer.Head.Seq < lost.Seq {
-		return s.squash(newest, peer.Head), nil
+		return s.squash(newest, peer), nil
 	}
 	return nil, fmt.Errorf("%w: the peer is at %s and we keep nothing before %s, so its history cannot be compared with ours",
 		replication.ErrWrongParent, peer.Head, lost)
@@ -188,12 +188,12 @@ func (s *Shipper) squashPruned(newest *replication.Manifest, lost replication.ID
 // manifest is a full state, so nothing is lost but the generations in between.
 // The generation keeps its ID; its manifest differs from ours in the parent, and
 // so in its sum.
-func (s *Shipper) squash(newest *replication.Manifest, onto replication.ID) []step {
+func (s *Shipper) squash(newest *replication.Manifest, peer replication.State) []step {
 	m := *newest
-	m.Parent = onto
-	base, err := s.o.Source.Load(onto)
-	if err != nil {
-		base = nil // only saves asking for chunks the peer has
+	m.Parent = peer.Head
+	base, err := s.o.Source.Load(peer.Head)
+	if err != nil || base.Sum().String() != peer.HeadSum {
+		base = nil // then it goes whole
 	}
 	return []step{{m: &m, base: base, squashed: true}}
 }
