@@ -13,17 +13,20 @@ import (
 // They are found out on the node that has them, at the start and whenever the definition
 // is read; a standby takes them from the definition that its replica carries.
 
-// Resolve fills in what the workload of an order comes to. start and validate look at
-// this node; every other order goes on with what is known: Podman may hang.
+// Resolve fills in what the workload of an order comes to. validate, and the start of a
+// service that is stopped here, look at this node; every other order, also a start of what
+// has started, goes on with what is known: Podman may hang.
 func (s *Service) Resolve(ctx context.Context, action string, spec api.Spec) (api.Spec, error) {
 	if spec.Empty() {
 		return spec, nil
 	}
 	spec.Named, spec.Absent = spec.Containers, nil
-	known := s.snapshot().Spec
-	if action != api.ActionStart && action != api.ActionValidate {
-		if known.SameWorkload(spec) {
-			spec = spec.WithWorkload(known)
+	rec := s.snapshot()
+	same := rec.Spec.SameWorkload(spec)
+	fresh := action == api.ActionStart && (!same || rec.Role == api.RoleStopped)
+	if action != api.ActionValidate && !fresh {
+		if same {
+			spec = spec.WithWorkload(rec.Spec)
 		}
 		return spec, nil
 	}

@@ -67,6 +67,12 @@ func TestResolve(t *testing.T) {
 	if spec, err := s.Resolve(t.Context(), api.ActionStart, order); err != nil || !slices.Equal(spec.Containers, []string{"other"}) {
 		t.Errorf("start: %+v, %v", spec, err)
 	}
+	if err := s.persist(func(r *record) { r.Role = api.RoleStandby }); err != nil {
+		t.Fatal(err)
+	}
+	if spec, err := s.Resolve(t.Context(), api.ActionStart, order); err != nil || !slices.Equal(spec.Containers, []string{"db", "web"}) {
+		t.Errorf("start of what has started: %+v, %v", spec, err)
+	}
 	if spec, err := s.Resolve(t.Context(), api.ActionStop, api.Spec{}); err != nil || !spec.Empty() {
 		t.Errorf("stop without parameters: %+v, %v", spec, err)
 	}
