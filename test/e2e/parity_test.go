@@ -58,7 +58,7 @@ func testParity(t *testing.T, c *cluster) {
 	s.create(t, fmt.Sprintf(`containers="%s" pods="par-pod par-netpod par-loose" bind-mounts=replicate`, containers))
 	began := time.Now()
 	was, now := s.ready(t)
-	waiting(t, c, now)
+	waiting(t, c, now, objects["container"])
 	t.Logf("%d objects: ready for a takeover after %v", total, time.Since(began).Round(time.Second))
 	alike(t, c, was, now, objects)
 	if sv, err := c.serviceCalled(now, s.name); err != nil || len(sv.Diverged) != 1 {
@@ -69,18 +69,20 @@ func testParity(t *testing.T, c *cluster) {
 	if s.role(t, now) != api.RoleActive {
 		t.Fatalf("%s did not become active", now.Name())
 	}
-	waiting(t, c, was)
+	waiting(t, c, was, objects["container"])
 	alike(t, c, was, now, objects)
 	content(t, c, now)
 }
 
-// waiting returns when all containers are set up; those of pods' namespaces may run.
-func waiting(t *testing.T, c *cluster, n *lab.Node) {
+// waiting returns when all containers are set up; those of pods' namespaces run.
+func waiting(t *testing.T, c *cluster, n *lab.Node, names []string) {
 	t.Helper()
 	eventually(t, 2*time.Minute, "containers set up on "+n.Name(), func() error {
-		left := c.sh(t, n, `podman ps -a --filter name='^par-' --format '{{.Names}} {{.State}}' | grep -v -e ' initialized$' -e '-holder running$' || true`)
-		if left != "" {
-			return fmt.Errorf("%s", strings.ReplaceAll(left, "\n", ", "))
+		states := strings.Fields(c.sh(t, n, "podman ps -a --format '{{.Names}}={{.State}}'"))
+		for _, name := range names {
+			if !slices.Contains(states, name+"=initialized") && !slices.Contains(states, name+"=running") {
+				return fmt.Errorf("%s is not set up in %v", name, states)
+			}
 		}
 		return nil
 	})
