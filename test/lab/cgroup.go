@@ -91,10 +91,11 @@ func (c cgroup) event(line string) bool {
 	return strings.Contains("\n"+string(b), "\n"+line+"\n")
 }
 
-// remove deletes c and all cgroups below, which must be empty of processes or become so before ctx ends.
+// remove ends every process below c and deletes c with all cgroups below. It kills again each round: a
+// process whose parent is dead may be on its way into c still (inCgroup).
 func (c cgroup) remove(ctx context.Context) error {
 	for {
-		err := c.removeOnce()
+		err := errors.Join(c.kill(), c.removeOnce())
 		if err == nil {
 			return nil
 		}
