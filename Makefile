@@ -23,6 +23,7 @@ NODE        ?= n1
 # Versions of the tools that are run, not linked.
 GOFUMPT     := mvdan.cc/gofumpt@v0.9.2
 LINT        := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.6.2
+GOTESTSUM   := gotest.tools/gotestsum@v1.13.0
 
 .PHONY: help
 help: ## this list
@@ -62,15 +63,12 @@ unit: ## vet, and each package's own tests with the race detector: no cluster
 	@echo "unit: vetting every package, with the tests that need the lab"
 	go vet -tags=$(LAB_TAGS) ./...
 	@echo "unit: each package's own tests with the race detector; some minutes"
-	go test -race -timeout 15m ./...
+	go run $(GOTESTSUM) --format pkgname -- -race -timeout 15m ./...
 
 .PHONY: e2e
 e2e: package ## tests on the lab's cluster, of the package that users install; E2E=./test/e2e
-	@trap 'exit 130' INT TERM; status=0; \
-	for p in $(E2E); do \
-	  echo "e2e: the tests of $$p that need the lab"; \
-	  go test -tags=$(LAB_TAGS) -count=1 -timeout 40m -v $$p || status=1; \
-	done; exit $$status
+	@echo "e2e: the tests that need the lab, of $(E2E)"
+	go run $(GOTESTSUM) --format standard-verbose -- -tags=$(LAB_TAGS) -p 1 -count=1 -timeout 40m $(E2E)
 
 .PHONY: fuzz
 fuzz: ## each fuzz test for FUZZTIME (10s)

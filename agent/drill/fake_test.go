@@ -34,6 +34,8 @@ type fakePair struct {
 	notReady []string
 	harmErr  error
 	never    bool // the other node never takes over
+	back     bool // the harmed one is promoted again, before the other
+	term     uint64
 	restored []string
 	queried  []string // nodes whose agents were asked
 	archived map[string][]string
@@ -43,7 +45,7 @@ type fakePair struct {
 func newFakePair(t *testing.T) *fakePair {
 	t.Helper()
 	f := &fakePair{
-		t: t, active: "n1", fresh: time.Now(), writes: map[string]bool{}, archived: map[string][]string{"n1": {"1.7.1"}},
+		t: t, active: "n1", term: 3, fresh: time.Now(), writes: map[string]bool{}, archived: map[string][]string{"n1": {"1.7.1"}},
 		detect: 100 * time.Millisecond, fence: 60 * time.Millisecond, takeover: 80 * time.Millisecond,
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -134,6 +136,11 @@ func (f *fakePair) takeOver(node string) {
 	if f.never {
 		return
 	}
+	f.term++
+	if f.back {
+		f.lost = ""
+		return
+	}
 	f.active = f.other()
 	f.log = append(f.log, api.Decision{
 		At: time.Now(), Node: f.active, Service: "web", Event: api.EventPromoteStep,
@@ -177,7 +184,7 @@ func (f *fakePair) Status(_ context.Context, from string) (api.Status, error) {
 	for _, n := range []string{"n1", "n2"} {
 		s := api.ServiceStatus{Service: "web", Role: api.RoleStandby, Committed: "3.14", FreshAt: f.fresh.UnixNano(), Diverged: f.archived[n]}
 		if n == f.active {
-			s.Role = api.RoleActive
+			s.Role, s.Term = api.RoleActive, f.term
 		}
 		st.Nodes = append(st.Nodes, api.NodeStatus{Node: n, Alive: n != f.lost, Services: []api.ServiceStatus{s}})
 	}

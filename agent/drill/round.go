@@ -20,6 +20,8 @@ type round struct {
 	readied  api.ServiceStatus // the survivor's, as late as possible before its promotion
 	offset   time.Duration     // the survivor's clock minus that of the agent that was asked: none, where that is its own
 	activeAt time.Time
+	term     uint64   // of the victim, before the harm
+	returned bool     // the victim is active again, by a promotion after the harm
 	archived []string // on the victim before the harm: of former losses
 }
 
@@ -147,6 +149,9 @@ func (r *round) harm(ctx context.Context) error {
 			return "", err
 		}
 		r.look(ctx)
+		if r.returned {
+			return "", fmt.Errorf("%s came back and went on with %s before %s took over: what was rehearsed is a restart; see understudy log %s", r.Victim, r.Service, r.Survivor, r.Service)
+		}
 		return r.recovered(wait == nil), nil
 	})
 	cancel()
@@ -166,19 +171,32 @@ func (r *round) look(ctx context.Context) {
 		return
 	}
 	for _, n := range st.Nodes {
-		if n.Node != r.Survivor {
-			continue
+		if n.Node == r.Survivor {
+			r.offset = time.Duration(n.ClockOffset)
 		}
-		r.offset = time.Duration(n.ClockOffset)
 		for _, s := range n.Services {
 			switch {
 			case s.Service != r.Service:
+			case n.Node == r.Victim:
+				r.lookAtVictim(s)
+			case n.Node != r.Survivor:
 			case s.Role == api.RoleStandby && r.activeAt.IsZero():
 				r.readied = s
 			case s.Role == api.RoleActive && r.activeAt.IsZero():
 				r.activeAt = time.Now()
 			}
 		}
+	}
+}
+
+// lookAtVictim notices that it is active by a later promotion than before the harm.
+func (r *round) lookAtVictim(s api.ServiceStatus) {
+	switch {
+	case s.Role != api.RoleActive:
+	case r.HarmAt.IsZero():
+		r.term = s.Term
+	case r.term != 0 && s.Term > r.term:
+		r.returned = true
 	}
 }
 

@@ -43,6 +43,11 @@ func (s *Service) demote(ctx context.Context) error {
 		return err
 	}
 	s.handedOver = time.Now()
+	if rec.Role == api.RoleActive && rec.Step == stepNone {
+		s.mu.Lock()
+		s.complete = true // it all was in use
+		s.mu.Unlock()
+	}
 	s.loop.start(s.runStandby)
 	return nil
 }

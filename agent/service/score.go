@@ -85,6 +85,31 @@ func (s *Service) blockers() []string {
 	return why
 }
 
+// unreadiness is the blockers, and where there is none, whether it is known that none
+// is to come: what the first generation names has to be made once, and what was made
+// is looked at again after the agent was restarted. It is no reason to refuse an order:
+// that finds out by itself.
+func (s *Service) unreadiness() []string {
+	why := s.blockers()
+	rec := s.snapshot()
+	if len(why) > 0 || rec.Role != api.RoleStandby {
+		return why
+	}
+	if head, err := s.Replica.Head(); err != nil || head.IsZero() {
+		return why
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.complete {
+		return nil
+	}
+	text := "its data and containers are not complete yet"
+	if g, ok := s.unready["the live tree"]; ok {
+		text += ": " + g.what
+	}
+	return []string{text}
+}
+
 func orStep(r record) string {
 	if r.Step != stepNone {
 		return string(r.Step)
@@ -127,7 +152,7 @@ func (s *Service) wantScore() int {
 	switch {
 	case rec.Role == api.RoleActive:
 		return scoreActive
-	case rec.Role != api.RoleStandby || len(s.blockers()) > 0:
+	case rec.Role != api.RoleStandby || len(s.unreadiness()) > 0:
 		return 0
 	}
 	if head, err := s.Replica.Head(); err != nil || head.IsZero() {

@@ -66,6 +66,8 @@ type Service struct {
 	defined  Definition           // active: as last read from Podman
 	prepared string               // standby: definition (as string) realised and initialised last
 	blocked  []string             // what keeps the standby from being prepared
+	complete bool                 // standby: data and containers were here once, since the agent started
+	have     []string             // image IDs that Podman had when it was asked last; nil: it was not
 	present  []string             // image IDs the head needs and Podman has
 	missing  []string             // image IDs the head needs and Podman has not
 	unready  map[string]grievance // standby: what else stands against a takeover, by what it is about

@@ -406,6 +406,24 @@ func TestAnotherServiceOfTheName(t *testing.T) {
 	}
 }
 
+// TestNotCompleteYet: a standby is ready once it has everything, not while nothing
+// is known to stand against it.
+func TestNotCompleteYet(t *testing.T) {
+	n := newNode(t)
+	must(t, n.agent(), api.ActionStart, api.ActionPromote, api.ActionDemote)
+	s := n.agent() // after a restart
+	s.loop.stop()
+	if why := s.Status().Blockers; len(why) != 1 || !strings.Contains(why[0], "not complete yet") || s.wantScore() != 0 {
+		t.Errorf("score %d, blockers %v", s.wantScore(), why)
+	}
+	if err := s.standbyOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if why := s.Status().Blockers; len(why) != 0 || s.wantScore() == 0 {
+		t.Errorf("score %d, blockers %v", s.wantScore(), why)
+	}
+}
+
 // TestStandbyThatCannotApply: what fails for a while stands against a takeover, what
 // fails once does not.
 func TestStandbyThatCannotApply(t *testing.T) {

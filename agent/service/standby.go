@@ -74,6 +74,11 @@ func (s *Service) standbyOnce(ctx context.Context) error {
 	if ctx.Err() == nil {
 		s.unreadyBecause("the live tree", applyErr)
 	}
+	if applyErr == nil && prepErr == nil {
+		s.mu.Lock()
+		s.complete = true
+		s.mu.Unlock()
+	}
 	return errors.Join(applyErr, prepErr, imagesErr, s.keepReserved(ctx))
 }
 
@@ -275,6 +280,9 @@ const imagesEvery = 10 * time.Second
 // loadImages loads what arrived, and tells senders what need not be sent.
 func (s *Service) loadImages(ctx context.Context) error {
 	if len(s.Replica.PendingImages()) == 0 && time.Since(s.imagesAt) < imagesEvery {
+		if s.have != nil {
+			s.noteImages(s.have) // the head may be another
+		}
 		return nil
 	}
 	s.imagesAt = time.Now()
@@ -329,7 +337,7 @@ func (s *Service) noteImages(have []string) {
 		}
 	}
 	s.mu.Lock()
-	s.present, s.missing = present, missing
+	s.have, s.present, s.missing = append([]string{}, have...), present, missing
 	s.mu.Unlock()
 }
 

@@ -40,7 +40,7 @@ func (s *Service) Status() api.ServiceStatus {
 		st.Warnings = append(st.Warnings, fmt.Sprintf("held at generation %s: a promotion of this node goes back to it (understudy restore %s --cancel: it does not)", rec.Restore, s.name))
 	}
 	if rec.Role == api.RoleStandby {
-		st.Blockers = s.blockers()
+		st.Blockers = s.unreadiness()
 		var why string
 		if st.Health, why = s.lookStandby(); why != "" {
 			st.Warnings = append(st.Warnings, why)

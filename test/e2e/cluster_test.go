@@ -115,6 +115,14 @@ func (c *cluster) keepLogs(t *testing.T) {
 		defer cancel()
 		err := errors.Join(os.RemoveAll(dir), c.CollectLogs(ctx, dir))
 		t.Logf("the nodes' logs are in %s (%v)", dir, err)
+		// Where only this output is kept, it has to be enough.
+		for _, n := range c.Nodes() {
+			for _, name := range []string{"understudy-log.txt", "crm_mon.txt", "journal.txt"} {
+				b, _ := os.ReadFile(filepath.Join(dir, n.Name(), name))
+				lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+				t.Logf("%s, the end of %s:\n%s", n.Name(), name, strings.Join(lines[max(0, len(lines)-40):], "\n"))
+			}
+		}
 	})
 }
 

@@ -131,8 +131,16 @@ func (s *supervisor) reboot(r *http.Request, n *Node) error {
 	return err
 }
 
+// selfTest is what a machine's firmware takes. A node that is back before the cluster's membership
+// has noticed that it was gone is like no machine, and goes on before another takes over.
+const selfTest = 3 * time.Second
+
 func (s *supervisor) bootLater(n *Node, by string) {
-	s.work.Go(func() { _ = n.boot(s.ctx, by) })
+	s.work.Go(func() {
+		if sleep(s.ctx, selfTest) == nil {
+			_ = n.boot(s.ctx, by)
+		}
+	})
 }
 
 // SetAutoBoot says whether a node boots again after it was fenced with "reboot". It holds for the
