@@ -187,13 +187,13 @@ func matches(ctx context.Context, g Generations, f *os.File, e *replication.Entr
 			return false, err
 		}
 	}
-	same := true
+	same, holes := true, tree.NewData(f, e.Size)
 	err := gaps(e, func(at, end int64) error {
 		for same && at < end {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			data, _, err := tree.NextData(f, at, end)
+			data, _, err := holes.Next(at)
 			if err != nil || data >= end {
 				return err
 			}

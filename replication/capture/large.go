@@ -9,6 +9,8 @@ import (
 	"os"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/extent"
 	"github.com/understudy-ha/understudy/replication/tree"
@@ -182,8 +184,12 @@ func compareStored(ctx context.Context, f *os.File, size int64, chunks []replica
 	}
 	buf := make([]byte, replication.ChunkSize)
 	at := int64(0)
+	holes := tree.NewData(f, size)
 	gap := func(end int64) error { // a hole, or it differs
-		data, _, err := tree.NextData(f, at, size)
+		if at >= end {
+			return nil
+		}
+		data, _, err := holes.Next(at)
 		if err == nil && data < end {
 			differ(data, end)
 		}
@@ -306,13 +312,16 @@ func overlay(ctx context.Context, f *os.File, size int64, old []replication.Chun
 		}
 		at = end
 	}
-	for _, r := range ranges {
+	data, buf := tree.NewData(f, size), make([]byte, min(size, replication.ChunkSize))
+	ahead := readAhead{f: f, ranges: ranges}
+	for i, r := range ranges {
 		end := min(r.Offset+r.Length, size)
 		if r.Offset >= end {
 			break
 		}
 		keep(r.Offset)
-		anew, n, err := tree.ReadChunksAt(ctx, f, r.Offset, end, emit)
+		ahead.at(i)
+		anew, n, err := tree.ReadData(ctx, data, r.Offset, end, buf, emit)
 		read += n
 		if err != nil {
 			return nil, read, err
@@ -322,4 +331,34 @@ func overlay(ctx context.Context, f *os.File, size int64, old []replication.Chun
 	}
 	keep(size)
 	return cs, read, nil
+}
+
+// readAhead has the file system read scattered ranges side by side, before they are
+// asked for one by one: a clone has nothing in memory of what the file has.
+type readAhead struct {
+	f      *os.File
+	ranges []extent.Range
+	next   int // to be asked for
+	bytes  int64
+}
+
+// How far it is ahead, at most.
+const (
+	aheadRanges = 128
+	aheadBytes  = 8 << 20
+)
+
+// at is called before range i is read. It only helps: errors do not matter.
+func (a *readAhead) at(i int) {
+	fd := int(a.f.Fd())
+	if i == 0 {
+		_ = unix.Fadvise(fd, 0, 0, unix.FADV_RANDOM) // not what lies between them
+	} else {
+		a.bytes -= a.ranges[i-1].Length
+	}
+	for ; a.next < len(a.ranges) && a.next < i+aheadRanges && (a.bytes < aheadBytes || a.next <= i); a.next++ {
+		r := a.ranges[a.next]
+		_ = unix.Fadvise(fd, r.Offset, r.Length, unix.FADV_WILLNEED)
+		a.bytes += r.Length
+	}
 }

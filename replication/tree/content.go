@@ -29,12 +29,19 @@ func ReadChunksIn(ctx context.Context, f *os.File, from, size int64, emit func(h
 
 // ReadChunksAt is ReadChunksIn that says where the data is.
 func ReadChunksAt(ctx context.Context, f *os.File, from, size int64, emit func(c replication.Chunk, data []byte) error) (cs []replication.Chunk, read int64, err error) {
-	buf := make([]byte, min(size-from, replication.ChunkSize))
-	for at := from; at < size; {
-		start, end, err := NextData(f, at, size)
-		if err != nil || start >= size {
+	return ReadData(ctx, NewData(f, size), from, size, make([]byte, min(size-from, replication.ChunkSize)), emit)
+}
+
+// ReadData is ReadChunksAt of the bytes from from to to of a file whose data is
+// found with d. It reads into buf, of ChunkSize bytes or as many as are read.
+func ReadData(ctx context.Context, d *Data, from, to int64, buf []byte, emit func(c replication.Chunk, data []byte) error) (cs []replication.Chunk, read int64, err error) {
+	f := d.f
+	for at := from; at < to; {
+		start, end, err := d.Next(at)
+		if err != nil || start >= to {
 			return cs, read, err
 		}
+		end = min(end, to)
 		for at = start; at < end; {
 			if ctx.Err() != nil {
 				return nil, read, context.Cause(ctx)
@@ -57,6 +64,29 @@ func ReadChunksAt(ctx context.Context, f *os.File, from, size int64, emit func(c
 		}
 	}
 	return cs, read, nil
+}
+
+// Data finds where a file is not a hole, and remembers it: to find the end of what is
+// data, a file system walks all its extents. A hole that is made meanwhile is read
+// as zeros.
+type Data struct {
+	f                *os.File
+	size             int64
+	from, start, end int64 // from from to start is a hole, from there to end is data
+}
+
+// NewData is of the first size bytes of f.
+func NewData(f *os.File, size int64) *Data { return &Data{f: f, size: size} }
+
+// Next is NextData.
+func (d *Data) Next(at int64) (start, end int64, err error) {
+	if at < d.from || at >= d.end {
+		if start, end, err = NextData(d.f, at, d.size); err != nil {
+			return 0, 0, err
+		}
+		d.from, d.start, d.end = at, start, end
+	}
+	return max(at, d.start), d.end, nil
 }
 
 // NextData finds the next extent that is not a hole, at or after at and before

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -109,6 +111,39 @@ func TestRemoveAllFollowsNothing(t *testing.T) {
 	}
 	if _, err := os.Lstat(outside + "/kept"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestData: in a file of holes and data, whatever is asked in whatever order, the
+// answer is the file system's.
+func TestData(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	seed := time.Now().UnixNano()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(uint64(seed), 0))
+	const size = 4 << 20
+	for range 40 {
+		if _, err := f.WriteAt(make([]byte, 1+r.IntN(64<<10)), r.Int64N(size-64<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	d, at := NewData(f, size), int64(0)
+	for range 2000 {
+		if at += r.Int64N(32 << 10); at >= size || r.IntN(50) == 0 {
+			at = r.Int64N(size)
+		}
+		start, end, err := d.Next(at)
+		wantStart, wantEnd, wantErr := NextData(f, at, size)
+		if err != nil || wantErr != nil || start != wantStart || end != wantEnd {
+			t.Fatalf("at %d: %d to %d (%v), not %d to %d (%v)", at, start, end, err, wantStart, wantEnd, wantErr)
+		}
 	}
 }
 
