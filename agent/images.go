@@ -24,30 +24,32 @@ const resendAfter = time.Minute
 // exporter writes an image as an uncompressed OCI archive to path.
 type exporter func(ctx context.Context, id, path string) error
 
-// Images sends each peer the images that it lacks, without the layers that it has.
-func (p *peers) Images(ctx context.Context, name string, images []string, export func(ctx context.Context, id, path string) error) map[string]error {
-	return p.each(func(one *peer) error {
-		return one.bulk.use(ctx, func(c *wire.Client) error {
-			state, err := c.State(ctx, name)
+// Images sends a peer the images that it lacks, without the layers that it has.
+func (p *peers) Images(ctx context.Context, name, to string, images []string, export func(ctx context.Context, id, path string) error) error {
+	one, err := p.find(to)
+	if err != nil {
+		return err
+	}
+	return one.bulk.use(ctx, func(c *wire.Client) error {
+		state, err := c.State(ctx, name)
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for _, id := range images {
+			if slices.Contains(state.Images, id) || time.Since(one.sent[id]) < resendAfter {
+				continue
+			}
+			began := time.Now()
+			size, err := p.sendImage(ctx, c, name, id, state.Layers, export)
 			if err != nil {
-				return err
+				errs = append(errs, fmt.Errorf("image %s: %w", id, err))
+				continue
 			}
-			var errs []error
-			for _, id := range images {
-				if slices.Contains(state.Images, id) || time.Since(one.sent[id]) < resendAfter {
-					continue
-				}
-				began := time.Now()
-				size, err := p.sendImage(ctx, c, name, id, state.Layers, export)
-				if err != nil {
-					errs = append(errs, fmt.Errorf("image %s: %w", id, err))
-					continue
-				}
-				one.sent[id] = time.Now()
-				p.log.Info("image sent", "service", name, "peer", one.name, "image", id, "bytes", size, "took", time.Since(began))
-			}
-			return errors.Join(errs...)
-		})
+			one.sent[id] = time.Now()
+			p.log.Info("image sent", "service", name, "peer", one.name, "image", id, "bytes", size, "took", time.Since(began))
+		}
+		return errors.Join(errs...)
 	})
 }
 

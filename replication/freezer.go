@@ -28,6 +28,7 @@ type SealRequest struct {
 	Quiesce    Quiesce               // asks the application first; nil: nobody does
 	Processes  func() ([]int, error) // of the containers; they may have files mapped
 	FreezeMax  time.Duration         // past it thaw, and drop the capture
+	Packed     func()                // told, from any goroutine, when content can be sent ahead; must not block; nil: nobody is told
 }
 
 // SealResult says what a seal did.

@@ -271,4 +271,5 @@ const (
 	EventReplication = "replication"
 	EventPeer        = "peer"
 	EventRestore     = "restore"
+	EventAlarm       = "alarm" // somebody may be tampering: a person has to look
 )

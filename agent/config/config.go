@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-ha/understudy/agent/api"
 	"github.com/understudy-ha/understudy/replication/store"
+	"github.com/understudy-ha/understudy/replication/wire"
 )
 
 // Config is a node's configuration, complete and checked.
@@ -52,6 +53,7 @@ type Peer struct {
 // Limits bound what the agent uses of the node.
 type Limits struct {
 	JournalSize int64 // bytes, of all files of the decision journal
+	Bandwidth   int64 // of what is sent to all peers together, bytes per second; 0: no limit
 }
 
 // Defaults of keys that may be left out.
@@ -61,6 +63,7 @@ const (
 	DefaultSSHPort     = 22
 	DefaultJournalSize = 16 << 20
 	minJournalSize     = 64 << 10
+	minBandwidth       = wire.LeastRate
 )
 
 // Secret is key material that stays out of logs, errors and JSON.
@@ -132,6 +135,7 @@ func parse(path string, data []byte, h host) (*Config, *document) {
 	}
 	limits := root.child("limits")
 	c.Limits.JournalSize = limits.size("journal_size", DefaultJournalSize, minJournalSize)
+	c.Limits.Bandwidth = limits.rate("bandwidth", minBandwidth)
 	limits.done()
 	c.Retention = root.child("retention").retention()
 

@@ -9,7 +9,7 @@ import (
 // places says in which table each key belongs, for keys put into another one.
 var places = map[string]string{
 	"bind": "[gossip]", "known_hosts": "[ssh]", "user": "[ssh]", "address": "[[peer]]",
-	"ssh_port": "[[peer]]", "name": "[[peer]]", "journal_size": "[limits]",
+	"ssh_port": "[[peer]]", "name": "[[peer]]", "journal_size": "[limits]", "bandwidth": "[limits]",
 	"keep_last": "[retention]", "hourly": "[retention]", "daily": "[retention]", "weekly": "[retention]",
 	"node": "the top, before the first table", "store": "the top, before the first table",
 	"socket": "the top, before the first table", "podman": "the top, before the first table",

@@ -232,6 +232,14 @@ func (t *table) size(key string, def, least int64) int64 {
 	return n
 }
 
+// rate reads a number of bytes per second; 0 is no limit.
+func (t *table) rate(key string, least int64) int64 {
+	if v, ok := t.get(key); ok && v == int64(0) {
+		return 0
+	}
+	return t.size(key, 0, least)
+}
+
 func parseSize(s string) (int64, bool) {
 	shift := 0
 	for unit, bits := range map[string]int{"KiB": 10, "MiB": 20, "GiB": 30} {

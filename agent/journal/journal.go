@@ -141,7 +141,7 @@ func encode(d api.Decision) ([]byte, error) {
 func (j *Journal) mirror(d api.Decision) {
 	level := slog.LevelInfo
 	switch d.Event {
-	case api.EventRefuse, api.EventForced, api.EventDiverged:
+	case api.EventRefuse, api.EventForced, api.EventDiverged, api.EventAlarm:
 		level = slog.LevelWarn
 	case api.EventPromoteStep:
 		level = slog.LevelDebug

@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -17,10 +16,8 @@ const inspectEvery = 5 * time.Second
 // shipping do not wait for each other: a slow link costs freshness on the
 // standby, not sealed history here.
 func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
-	fresh := make(chan struct{}, 1)
-	var wg sync.WaitGroup
-	wg.Go(func() { s.shipLoop(ctx, quit, fresh) })
-	defer wg.Wait()
+	ship := s.startShipping(ctx, quit)
+	defer ship.wait()
 	s.forgetStandbyTimes()
 	s.assertScore(ctx)
 	inspected := time.Time{}
@@ -34,13 +31,13 @@ func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 			_ = s.refresh(ctx) // it has said so; processes are judged by the kernel
 			inspected = time.Now()
 		}
-		if _, err := s.cycle(ctx); err != nil && ctx.Err() == nil {
+		if _, err := s.cycle(ctx, ship.now); err != nil && ctx.Err() == nil {
 			s.replicationProblem(err)
 		} else if err == nil {
 			s.replicationProblem(nil)
 			s.Gossip.Publish() // how fresh the data is: the standby's RPO hangs on it
 		}
-		signal(fresh)
+		ship.now()
 		if err := s.Replica.Prune(); err != nil {
 			s.log.Warn("old generations cannot be pruned", "error", err)
 		}
@@ -78,8 +75,9 @@ func signal(c chan<- struct{}) {
 }
 
 // cycle seals what the containers have written by now. Nothing changed: nothing
-// is frozen and nothing written, but the data is known to be fresh.
-func (s *Service) cycle(ctx context.Context) (replication.SealResult, error) {
+// is frozen and nothing written, but the data is known to be fresh. packed is told of
+// content that can be sent while the rest is read.
+func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealResult, error) {
 	rec := s.snapshot()
 	def, err := s.activeDefinition(ctx)
 	if err != nil {
@@ -92,6 +90,7 @@ func (s *Service) cycle(ctx context.Context) (replication.SealResult, error) {
 	q := replication.SealRequest{
 		Term: rec.Term, Roots: paths, Definition: def.Bytes, Images: def.Images, FreezeMax: time.Duration(rec.Spec.FreezeMax),
 		Processes: func() ([]int, error) { return s.Procs.Members(rec.Spec.Containers) },
+		Packed:    packed,
 	}
 	s.consistently(&q, rec.Spec)
 	res, err := s.Replica.Seal(ctx, q)
@@ -124,50 +123,6 @@ func (s *Service) forgetDefinition() {
 	s.mu.Unlock()
 }
 
-// shipLoop sends what is new, and what a standby that was away lacks.
-func (s *Service) shipLoop(ctx context.Context, quit, fresh <-chan struct{}) {
-	var images sync.WaitGroup
-	ictx, cancel := context.WithCancel(ctx) // an image is not waited for
-	defer images.Wait()
-	defer cancel()
-	sending := make(chan struct{}, 1)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-quit:
-			return
-		case <-fresh:
-		}
-		s.shipNow(ctx)
-		select {
-		case sending <- struct{}{}: // images do not hold up data
-			images.Go(func() { s.shipImages(ictx); <-sending })
-		default:
-		}
-	}
-}
-
-// shipNow brings the standbys up to the head and keeps what went wrong for status.
-func (s *Service) shipNow(ctx context.Context) map[string]error {
-	results := s.Peers.Ship(ctx, s.name)
-	if ctx.Err() == nil {
-		s.peerProblems(results)
-	}
-	return results
-}
-
-func (s *Service) shipImages(ctx context.Context) {
-	s.mu.Lock()
-	images := s.defined.Images
-	s.mu.Unlock()
-	for peer, err := range s.Peers.Images(ctx, s.name, images, s.Runtime.ExportImage) {
-		if err != nil && ctx.Err() == nil {
-			s.log.Warn("images cannot be sent", "peer", peer, "error", err)
-		}
-	}
-}
-
 // Replicate runs a cycle now and ships it; it answers the generation that at
 // least one standby has.
 func (s *Service) Replicate(ctx context.Context) (string, error) {
@@ -179,20 +134,17 @@ func (s *Service) Replicate(ctx context.Context) (string, error) {
 		return "", api.Errorf(api.KindBusy, "try again when it is done", "service %s: an operation is under way on %s", s.name, s.Node)
 	}
 	defer s.op.Unlock()
-	res, err := s.cycle(ctx)
+	res, err := s.cycle(ctx, nil)
 	if err != nil {
 		return "", err
 	}
-	results := s.shipNow(ctx)
-	var failed error
-	for peer, err := range results {
-		if err == nil {
-			return res.ID.String(), nil
-		}
-		failed = api.Errorf(api.KindGeneric, "see understudy status", "generation %s of service %s did not reach %s: %v", res.ID, s.name, peer, err)
+	peer, results := s.shipFirst(ctx)
+	if peer != "" {
+		return res.ID.String(), nil
 	}
-	if failed == nil {
-		failed = api.Errorf(api.KindGeneric, "add a [[peer]] to the agent's configuration", "service %s has nobody to replicate to", s.name)
+	failed := api.Errorf(api.KindGeneric, "add a [[peer]] to the agent's configuration", "service %s has nobody to replicate to", s.name)
+	for peer, err := range results {
+		failed = api.Errorf(api.KindGeneric, "see understudy status", "generation %s of service %s did not reach %s: %v", res.ID, s.name, peer, err)
 	}
 	return res.ID.String(), failed
 }

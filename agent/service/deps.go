@@ -16,6 +16,10 @@ var ErrNoContainer = errors.New("no such container")
 // or started while the virtual IP is not on the node: it publishes a port there alone.
 var ErrNeedsAddress = errors.New("the address of a published port is not on this node")
 
+// ErrAlarm is what an error of Peers is when a person has to look: the peer may not be
+// who it was.
+var ErrAlarm = errors.New("alarm")
+
 // Container is what a service needs to know of a container.
 type Container struct {
 	Name, ID    string
@@ -147,13 +151,16 @@ type Replica interface {
 
 // Peers ships what this node's store has to the other nodes.
 type Peers interface {
-	// Ship brings each peer's store up to the local head and answers per peer.
-	// Peers do not wait for each other.
-	Ship(ctx context.Context, service string) map[string]error
-	// ShipFinal is Ship that tries again for a few seconds, whatever was tried before.
+	// Names lists the peers; it does not change.
+	Names() []string
+	// Ship brings a peer's store up to the local head, and sends what is packed of the
+	// next generation. One peer never waits for another.
+	Ship(ctx context.Context, service, peer string) error
+	// ShipFinal brings all peers up to the local head; it tries again for a few seconds,
+	// whatever was tried before, and answers per peer.
 	ShipFinal(ctx context.Context, service string) map[string]error
-	// Images sends the images that a peer lacks.
-	Images(ctx context.Context, service string, images []string, export func(ctx context.Context, id, path string) error) map[string]error
+	// Images sends a peer the images that it lacks.
+	Images(ctx context.Context, service, peer string, images []string, export func(ctx context.Context, id, path string) error) error
 }
 
 // Gossip is what the other nodes say of themselves.

@@ -37,6 +37,7 @@ type node struct {
 	fenced   uint64
 	applied  replication.ID
 	shipErr  error
+	slow     []string // standbys that never answer
 	shipped  replication.ID
 	archived int // version of the tree in the archive
 	pinned   []string
@@ -58,7 +59,7 @@ func (n *node) agent() *Service {
 	n.t.Helper()
 	s, err := Open("registry", Options{
 		Node: "n1", Dir: n.dir, RunDir: n.run, Runtime: n, Procs: procs{n}, VIP: addrs{n}, Cluster: pacemaker{n},
-		Replica: replica{n}, Peers: shipping{n}, Gossip: n, Journal: n, Logger: slog.New(slog.DiscardHandler),
+		Replica: replica{n}, Peers: standbys{n}, Gossip: n, Journal: n, Logger: slog.New(slog.DiscardHandler),
 		Crash: func(step string) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
@@ -231,23 +232,29 @@ func (n *node) Record(d api.Decision) {
 	n.journal = append(n.journal, d)
 }
 
-type shipping struct{ *node }
+type standbys struct{ *node }
 
-func (n shipping) Images(context.Context, string, []string, func(context.Context, string, string) error) map[string]error {
+func (n standbys) Names() []string { return append([]string{"n2"}, n.slow...) }
+
+func (n standbys) Images(context.Context, string, string, []string, func(context.Context, string, string) error) error {
 	return nil
 }
 
-func (n shipping) ShipFinal(ctx context.Context, name string) map[string]error {
-	return n.Ship(ctx, name)
+func (n standbys) ShipFinal(ctx context.Context, name string) map[string]error {
+	return map[string]error{"n2": n.Ship(ctx, name, "n2")}
 }
 
-func (n shipping) Ship(context.Context, string) map[string]error {
+func (n standbys) Ship(ctx context.Context, _, peer string) error {
+	if slices.Contains(n.slow, peer) {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.shipErr == nil && len(n.history) > 0 {
 		n.shipped = n.history[len(n.history)-1].ID
 	}
-	return map[string]error{"n2": n.shipErr}
+	return n.shipErr
 }
 
 type procs struct{ n *node }

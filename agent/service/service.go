@@ -74,7 +74,7 @@ type Service struct {
 	cut      string               // standby: gossip does not come from where Pacemaker says that the service is active
 	caveats  []string             // what of the containers is carried, but not quite as it is
 	problem  string               // of the last replication cycle
-	lagging  map[string]string    // peer → why it does not get what is new
+	lagging  map[string]string    // peer → that it does not get what is new, and why
 	freshOf  replication.ID       // standby: the head that freshAt is about
 	freshAt  time.Time            // our clock: the live tree (active) or the head (standby) was current then
 	heardAt  time.Time            // our clock: the active spoke last then

@@ -395,17 +395,15 @@ func (s *Service) giveNewest(ctx context.Context) {
 	if !s.snapshot().Newest {
 		return
 	}
-	for peer, err := range s.shipNow(ctx) {
-		if err != nil {
-			continue
-		}
-		if err := s.persist(func(r *record) { r.Newest, r.Clean = false, true }); err != nil {
-			s.log.Error("the record cannot be written", "error", err)
-			return
-		}
-		s.decide(api.EventReplication, s.snapshot().Term, "%s has now what was written here last", peer)
+	peer, _ := s.shipFirst(ctx)
+	if peer == "" {
 		return
 	}
+	if err := s.persist(func(r *record) { r.Newest, r.Clean = false, true }); err != nil {
+		s.log.Error("the record cannot be written", "error", err)
+		return
+	}
+	s.decide(api.EventReplication, s.snapshot().Term, "%s has now what was written here last", peer)
 }
 
 // runNewest does so on a node where the service is stopped.

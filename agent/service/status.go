@@ -64,8 +64,8 @@ func (s *Service) Status() api.ServiceStatus {
 		st.Warnings = append(st.Warnings, s.cut)
 	}
 	st.Warnings = append(st.Warnings, s.caveats...)
-	for peer, why := range s.lagging {
-		st.Warnings = append(st.Warnings, peer+" does not get what is new: "+why)
+	for _, why := range s.lagging {
+		st.Warnings = append(st.Warnings, why)
 	}
 	slices.Sort(st.Warnings)
 	return st
@@ -143,26 +143,5 @@ func (s *Service) replicationProblem(err error) {
 		s.decide(api.EventReplication, s.snapshot().Term, "replication works again")
 	default:
 		s.decide(api.EventReplication, s.snapshot().Term, "replication: %s", text)
-	}
-}
-
-// peerProblems keeps who does not get what is new and notes changes.
-func (s *Service) peerProblems(results map[string]error) {
-	s.mu.Lock()
-	var notes []string
-	for peer, err := range results {
-		before, was := s.lagging[peer]
-		switch {
-		case err == nil && was:
-			delete(s.lagging, peer)
-			notes = append(notes, peer+" gets what is new again")
-		case err != nil && before != err.Error():
-			s.lagging[peer] = err.Error()
-			notes = append(notes, peer+" does not get what is new: "+err.Error())
-		}
-	}
-	s.mu.Unlock()
-	for _, n := range notes {
-		s.decide(api.EventReplication, s.snapshot().Term, "%s", n)
 	}
 }

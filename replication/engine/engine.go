@@ -56,6 +56,7 @@ type Engine struct {
 	head      *replication.Manifest // the head, decoded; its ID says whether it is current
 	freezes   []time.Duration       // the newest freezeWindow, in order
 	nextPrune time.Time
+	ahead     []store.PackFile // of the generation that is being made
 
 	watcher *watcher // held by work
 }
@@ -142,7 +143,8 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 	if err != nil {
 		return replication.SealResult{}, err
 	}
-	pack := e.store.NewPack()
+	pack := e.newPack(r)
+	defer e.sentAhead()
 	defer pack.Abort()
 	asOf := time.Now()
 	res, err := e.capturer.Capture(ctx, capture.Request{
@@ -179,6 +181,35 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 	e.keepIndex(res.Index)
 	return replication.SealResult{ID: m.ID, New: true, AsOf: asOf, Freeze: res.Freeze, Changed: res.Changed, Bytes: res.BytesRead, Moved: res.Moved, Resume: res.Resume},
 		e.settled(r, m.ID)
+}
+
+// newPack begins the packs of a capture. What of them is in the store can be sent ahead.
+func (e *Engine) newPack(r replication.SealRequest) *store.PackWriter {
+	w := e.store.NewPack()
+	w.Hashed = true // by capture
+	w.Sealed = func(p store.PackFile) {
+		e.mu.Lock()
+		e.ahead = append(e.ahead, p)
+		e.mu.Unlock()
+		if r.Packed != nil {
+			r.Packed()
+		}
+	}
+	return w
+}
+
+// Ahead lists packs of the generation that is being made, in the order in which they
+// were; none between two seals. A peer may have them already.
+func (e *Engine) Ahead() []store.PackFile {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.ahead[:len(e.ahead):len(e.ahead)]
+}
+
+func (e *Engine) sentAhead() {
+	e.mu.Lock()
+	e.ahead = nil
+	e.mu.Unlock()
 }
 
 // settled records, when the containers are stopped, that the trees are at id.

@@ -19,11 +19,13 @@ import (
 //	trailer  index offset u64, count u64, BLAKE3-256 of (index, index offset, count), magic "USPKEND1"
 //
 // The trailer is found from the end, so a truncated pack is known as such; the
-// index can be trusted without reading the chunks. The name is the hash of the
-// whole file.
+// index can be trusted without reading the chunks. The pack's name is the hash in the
+// trailer: the index has the hash of each chunk, so it names all of the content, and
+// whoever verifies a pack reads and hashes it once. (The name of a pack of version 1
+// is the hash of the whole file.)
 const (
 	packMagic    = "USPK"
-	packVersion  = 1
+	packVersion  = 2
 	packEnd      = "USPKEND1"
 	packHeader   = 8
 	packEntry    = 32 + 8 + 4 + 4 + 4
@@ -47,9 +49,9 @@ func packHead() []byte {
 	return binary.LittleEndian.AppendUint32(b, packVersion)
 }
 
-// packTail is index and trailer of a pack whose chunks end at end.
-func packTail(chunks []packChunk, end int64) []byte {
-	b := make([]byte, 0, len(chunks)*packEntry+packTrailer)
+// packTail is index and trailer of a pack whose chunks end at end, and its name.
+func packTail(chunks []packChunk, end int64) (b []byte, name replication.Hash) {
+	b = make([]byte, 0, len(chunks)*packEntry+packTrailer)
 	for _, c := range chunks {
 		b = append(b, c.hash[:]...)
 		b = binary.LittleEndian.AppendUint64(b, uint64(c.offset))
@@ -59,9 +61,24 @@ func packTail(chunks []packChunk, end int64) []byte {
 	}
 	b = binary.LittleEndian.AppendUint64(b, uint64(end))
 	b = binary.LittleEndian.AppendUint64(b, uint64(len(chunks)))
-	sum := blake3.Sum256(b)
-	b = append(b, sum[:]...)
-	return append(b, packEnd...)
+	name = blake3.Sum256(b)
+	b = append(b, name[:]...)
+	return append(b, packEnd...), name
+}
+
+// readPackName is what a pack must be called, whose index is known to be right.
+func readPackName(r io.ReaderAt, size int64) (name replication.Hash, err error) {
+	var head [packHeader]byte
+	if _, err := r.ReadAt(head[:], 0); err != nil {
+		return name, err
+	}
+	if binary.LittleEndian.Uint32(head[4:]) != 1 {
+		_, err := r.ReadAt(name[:], size-packTrailer+16)
+		return name, err
+	}
+	sum := blake3.New()
+	_, err = io.Copy(sum, io.NewSectionReader(r, 0, size))
+	return replication.Hash(sum.Sum(nil)), err
 }
 
 // readPackIndex reads and checks header, trailer and index of a pack of size
@@ -80,7 +97,7 @@ func readPackIndex(r io.ReaderAt, size int64) ([]packChunk, error) {
 	if string(head[:4]) != packMagic {
 		return nil, fmt.Errorf("%w: not a pack", replication.ErrFormat)
 	}
-	if v := binary.LittleEndian.Uint32(head[4:]); v != packVersion {
+	if v := binary.LittleEndian.Uint32(head[4:]); v < 1 || v > packVersion {
 		return nil, fmt.Errorf("%w: pack version %d, this node reads %d; install the same understudy on both nodes", replication.ErrFormat, v, packVersion)
 	}
 	var tail [packTrailer]byte

@@ -103,7 +103,8 @@ func TestBadPacksAreRefused(t *testing.T) {
 		"other magic":    {func(b []byte) []byte { b[0] = 'X'; return b }, replication.ErrFormat},
 		"other version":  {func(b []byte) []byte { b[4] = 9; return b }, replication.ErrFormat},
 		"longer":         {func(b []byte) []byte { return append(b, 0) }, replication.ErrTruncated},
-		"another's pack": {func([]byte) []byte { return append(packHead(), packTail(nil, packHeader)...) }, replication.ErrBadHash},
+		"another's pack": {func([]byte) []byte { return packOf(nil, nil) }, replication.ErrBadHash},
+		"a swapped byte of a chunk that is compressed or not": {func(b []byte) []byte { b[packHeader] ^= 0x80; return b }, replication.ErrBadHash},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -115,14 +116,15 @@ func TestBadPacksAreRefused(t *testing.T) {
 			}
 		})
 	}
-	// The file's hash is right and a chunk's is not.
-	lie := append(packHead(), "lie"...)
-	lie = append(lie, packTail([]packChunk{{hash: hashOf([]byte("truth")), offset: packHeader, stored: 3, raw: 3}}, packHeader+3)...)
+	// The index's hash is right and a chunk's is not.
+	liar := []packChunk{{hash: hashOf([]byte("truth")), offset: packHeader, stored: 3, raw: 3}}
+	lie := packOf([]byte("lie"), liar)
+	_, name := packTail(liar, packHeader+3)
 	path := filepath.Join(away.IncomingDir(), "lie")
 	if err := os.WriteFile(path, lie, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := away.AcceptPack(path, hashOf(lie)); !errors.Is(err, replication.ErrBadHash) {
+	if err := away.AcceptPack(path, name); !errors.Is(err, replication.ErrBadHash) {
 		t.Errorf("a pack that lies: %v", err)
 	}
 	if err := receive(t, away, p, nil); err != nil {
@@ -130,6 +132,37 @@ func TestBadPacksAreRefused(t *testing.T) {
 	}
 	if err := receive(t, away, p, nil); err != nil {
 		t.Fatalf("again: %v", err)
+	}
+}
+
+// packOf is a pack of these bytes, whatever its index says of them.
+func packOf(stored []byte, index []packChunk) []byte {
+	tail, _ := packTail(index, packHeader+int64(len(stored)))
+	return append(append(packHead(), stored...), tail...)
+}
+
+// TestPackOfVersion1: a pack that an earlier version made is called by the hash of the
+// whole file; it can be read, and sent as it is.
+func TestPackOfVersion1(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	b := packOf([]byte("old"), []packChunk{{hash: hashOf([]byte("old")), offset: packHeader, stored: 3, raw: 3}})
+	b[4] = 1
+	path := filepath.Join(s.IncomingDir(), "old")
+	for _, wrong := range []replication.Hash{{1}, replication.Hash(b[len(b)-packTrailer+16:])} {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.AcceptPack(path, wrong); !errors.Is(err, replication.ErrBadHash) {
+			t.Errorf("under another name: %v", err)
+		}
+	}
+	if err := s.AcceptPack(path, hashOf(b)); err != nil {
+		t.Fatal(err)
+	}
+	packs, cleanup, err := s.PacksFor([]replication.Hash{hashOf([]byte("old"))})
+	defer cleanup()
+	if err != nil || len(packs) != 1 || packs[0].Hash != hashOf(b) {
+		t.Errorf("it is sent as %+v, %v", packs, err)
 	}
 }
 

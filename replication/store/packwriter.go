@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/zeebo/blake3"
+	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/durable"
@@ -18,26 +19,42 @@ type PackFile struct {
 	Hash      replication.Hash // of the whole file; its name is Hash + ".pack"
 	Path      string
 	Size      int64
-	Temporary bool // made for this shipment; gone after cleanup
+	Temporary bool               // made for this shipment; gone after cleanup
+	Chunks    []replication.Hash // that are in it; of a PackWriter's only
 }
 
-// PackWriter writes chunks into new packs. For one goroutine.
+// PackWriter writes chunks into new packs. For one goroutine. While a pack is made
+// durable, the next one is written.
 type PackWriter struct {
+	// Hashed says that whoever calls Put has just worked out the hash from the very
+	// bytes, as capture does: it is not worked out again.
+	Hashed bool
+	// Sealed is told, perhaps from another goroutine, of a pack that is in the store,
+	// durably. It must not block. nil: nobody is told.
+	Sealed func(PackFile)
+
 	s       *Store
 	cur     *openedPack // nil: none begun
 	sealed  []PackFile
 	written map[replication.Hash]struct{} // by this writer
 	keep    bool                          // leave packs in incoming instead of taking them into the store
 	failed  error                         // the first error sticks
+	closing chan closed                   // the pack that is being made durable; nil: none
+}
+
+// closed is how that ended.
+type closed struct {
+	pf  PackFile
+	err error
 }
 
 // openedPack is a pack being written.
 type openedPack struct {
 	f      *os.File
 	w      *bufio.Writer
-	sum    *blake3.Hasher
 	chunks []packChunk
 	at     int64
+	begun  int64 // up to here the kernel was asked to write to the disk
 }
 
 // NewPack begins a pack in incoming. Seal or Abort it.
@@ -62,7 +79,7 @@ func (w *PackWriter) Put(h replication.Hash, data []byte) error {
 	if w.Has(h) {
 		return nil
 	}
-	if replication.Hash(blake3.Sum256(data)) != h { // it would be refused at the other end; better here
+	if !w.Hashed && replication.Hash(blake3.Sum256(data)) != h { // it would be refused at the other end; better here
 		return fmt.Errorf("chunk %s: %w", h, replication.ErrBadHash)
 	}
 	stored, flags := w.s.codec.pack(data)
@@ -101,23 +118,30 @@ func (w *PackWriter) begin() error {
 	if err != nil {
 		return err
 	}
-	w.cur = &openedPack{f: f, w: bufio.NewWriterSize(f, 256<<10), sum: blake3.New()}
+	w.cur = &openedPack{f: f, w: bufio.NewWriterSize(f, 256<<10)}
 	return w.cur.write(packHead())
 }
 
+// writeBack is how much is written before the kernel is asked to begin with the disk,
+// bytes: so that little is left to wait for at the end.
+const writeBack = 8 << 20
+
 func (p *openedPack) write(b []byte) error {
 	p.at += int64(len(b))
-	if _, err := p.sum.Write(b); err != nil {
-		return err
-	}
 	_, err := p.w.Write(b)
+	if n := p.at - p.begun; err == nil && n >= writeBack {
+		// Only a hint: the sync at the end is what counts.
+		_ = unix.SyncFileRange(int(p.f.Fd()), p.begun, n, unix.SYNC_FILE_RANGE_WRITE)
+		p.begun = p.at
+	}
 	return err
 }
 
-// finish seals the current pack.
+// finish ends the current pack, and has it made durable.
 func (w *PackWriter) finish() error {
 	p := w.cur
-	if err := p.write(packTail(p.chunks, p.at)); err != nil {
+	tail, name := packTail(p.chunks, p.at)
+	if err := p.write(tail); err != nil {
 		return err
 	}
 	if err := p.w.Flush(); err != nil {
@@ -126,28 +150,64 @@ func (w *PackWriter) finish() error {
 	if err := p.f.Chmod(sealMode); err != nil {
 		return err
 	}
-	pf := PackFile{Hash: replication.Hash(p.sum.Sum(nil)), Path: p.f.Name(), Size: p.at, Temporary: w.keep}
-	if !w.keep {
-		if err := w.s.o.Hook.At("sync pack"); err != nil {
-			return err
-		}
-		if err := p.f.Sync(); err != nil {
-			return err
-		}
+	pf := PackFile{Hash: name, Path: p.f.Name(), Size: p.at, Temporary: w.keep, Chunks: make([]replication.Hash, len(p.chunks))}
+	for i, c := range p.chunks {
+		pf.Chunks[i] = c.hash
 	}
-	if err := p.f.Close(); err != nil {
+	if w.keep {
+		if err := p.f.Close(); err != nil {
+			return err
+		}
+		w.cur = nil
+		w.sealed = append(w.sealed, pf)
+		return nil
+	}
+	if err := w.settle(); err != nil { // one at a time
 		return err
 	}
-	if !w.keep {
-		path, err := w.s.takePack(pf.Path, pf.Hash)
-		if err != nil {
-			return err
+	done := make(chan closed, 1)
+	w.cur, w.closing = nil, done
+	go func() { // settle waits for it
+		pf, err := w.s.keepPack(p.f, pf)
+		if err == nil && w.Sealed != nil {
+			w.Sealed(pf)
 		}
-		pf.Path = path
-	}
-	w.cur = nil
-	w.sealed = append(w.sealed, pf)
+		done <- closed{pf, err}
+	}()
 	return nil
+}
+
+// settle waits for the pack that is being made durable.
+func (w *PackWriter) settle() error {
+	if w.closing == nil {
+		return nil
+	}
+	c := <-w.closing
+	w.closing = nil
+	if c.err == nil {
+		w.sealed = append(w.sealed, c.pf)
+	}
+	return c.err
+}
+
+// keepPack makes a pack of our own durable, and one of the store.
+func (s *Store) keepPack(f *os.File, pf PackFile) (PackFile, error) {
+	err := s.o.Hook.At("sync pack")
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		var to string
+		if to, err = s.takePack(pf.Path, pf.Hash); err == nil {
+			pf.Path = to
+			return pf, nil
+		}
+	}
+	s.dropTemp(pf.Path)
+	return pf, err
 }
 
 // takePack moves a verified, synced pack into packs. The same pack may be there
@@ -185,20 +245,30 @@ func (w *PackWriter) Seal() ([]PackFile, error) {
 			return nil, w.fail(err)
 		}
 	}
+	if err := w.settle(); err != nil {
+		return nil, w.fail(err)
+	}
 	return w.sealed, nil
 }
 
 // Abort drops what is not sealed. After Seal it does nothing.
 func (w *PackWriter) Abort() {
+	if err := w.settle(); err != nil {
+		w.s.log.Warn("a pack was not made durable", "error", w.fail(err))
+	}
 	if w.cur == nil {
 		return
 	}
 	_ = w.cur.f.Close() // fails when finish closed it already
-	if err := os.Remove(w.cur.f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		w.s.log.Warn("an unfinished pack stays until it is swept", "path", w.cur.f.Name(), "error", err)
-	}
+	w.s.dropTemp(w.cur.f.Name())
 	w.cur = nil
 	if w.failed == nil {
 		w.failed = errors.New("the pack was aborted")
+	}
+}
+
+func (s *Store) dropTemp(path string) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("an unfinished pack stays until it is swept", "path", path, "error", err)
 	}
 }

@@ -34,7 +34,7 @@ type Options struct {
 	Now       func() time.Time                          // nil: time.Now
 	Steady    func() (boot string, since time.Duration) // nil: the kernel's; see times.go
 	PackGrace time.Duration                             // an unreferenced pack younger than this is not swept; 0: an hour
-	PackSize  int64                                     // a PackWriter begins a new pack beyond this, bytes; 0: 256 MiB
+	PackSize  int64                                     // a PackWriter begins a new pack beyond this, bytes; 0: 64 MiB
 }
 
 func (o *Options) defaults() {
@@ -51,7 +51,7 @@ func (o *Options) defaults() {
 		o.PackGrace = time.Hour
 	}
 	if o.PackSize == 0 {
-		o.PackSize = 256 << 20
+		o.PackSize = 64 << 20
 	}
 }
 

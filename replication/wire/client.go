@@ -24,8 +24,9 @@ import (
 // ErrDisconnected, or after [Client.Done], dial again.
 type Client struct {
 	o    ClientOptions
-	conn io.Closer // what is under sftp; closing it ends everything
-	sftp *sftp.Client
+	conn io.Closer    // what is under sftp; closing it ends everything
+	sftp *sftp.Client // of the first lane: for all that is small
+	send *lanes       // for files
 	wg   sync.WaitGroup
 
 	done  chan struct{} // closed with the connection
@@ -33,6 +34,9 @@ type Client struct {
 	cause error // why; set before done is closed
 
 	wanting sync.Mutex // guards the peer's one want
+
+	mu      sync.Mutex // guards closing
+	closing bool       // nothing is started any more
 }
 
 func newClient(o ClientOptions, conn io.Closer) *Client {
@@ -41,39 +45,41 @@ func newClient(o ClientOptions, conn io.Closer) *Client {
 
 // NewClient speaks to a [Serve] at the other end of rw, without SSH: over a
 // pipe, or through a program that makes the connection. Name and Logger are all
-// it takes from o.
+// it takes from o, and it has one lane.
 func NewClient(ctx context.Context, rw io.ReadWriteCloser, o ClientOptions) (*Client, error) {
 	o.setDefaults()
 	c := newClient(o, rw)
 	stop := context.AfterFunc(ctx, func() { c.fail(ctx.Err()) })
 	defer stop()
-	if err := c.begin(ctx, rw, rw); err != nil {
+	s, err := newSFTP(rw, rw)
+	if err != nil {
 		_ = c.Close()
-		return nil, err
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("%s does not answer as a receiver: %w", c.o.Name, err)
 	}
+	one := &lane{sftp: s, gone: make(chan struct{})}
+	c.wg.Go(func() { _ = s.Wait(); close(one.gone) })
+	c.begin(one, nil)
 	return c, nil
 }
 
-// begin greets. Whoever calls it sees to ctx.
-func (c *Client) begin(ctx context.Context, out io.Reader, in io.WriteCloser) error {
+// newSFTP greets.
+func newSFTP(out io.Reader, in io.WriteCloser) (*sftp.Client, error) {
 	const inFlight = 64 // × 255 KiB: enough for 160 MB/s at 100 ms
-	s, err := sftp.NewClientPipe(out, in, sftp.MaxPacketUnchecked(maxPacket),
+	return sftp.NewClientPipe(out, in, sftp.MaxPacketUnchecked(maxPacket),
 		sftp.UseConcurrentWrites(true), sftp.MaxConcurrentRequestsPerFile(inFlight))
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return fmt.Errorf("%s does not answer as a receiver: %w; see that its authorized_keys has command=\"understudy receive\" for our key", c.o.Name, err)
-	}
-	c.sftp = s
+}
+
+// begin takes the first lane into use; more gives further ones, nil: there are none.
+func (c *Client) begin(first *lane, more func(context.Context) (*lane, error)) {
+	c.sftp = first.sftp
+	c.send = newLanes(first, c.o.Lanes, more)
 	c.wg.Go(func() {
-		err := s.Wait()
-		if err == nil {
-			err = io.EOF
-		}
-		c.fail(err)
+		<-first.gone
+		c.fail(io.EOF)
 	})
-	return nil
 }
 
 // fail ends the connection, once, for a reason.
@@ -92,11 +98,25 @@ func (c *Client) Done() <-chan struct{} { return c.done }
 // does nothing.
 func (c *Client) Close() error {
 	c.fail(os.ErrClosed)
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
 	if c.sftp != nil {
 		_ = c.sftp.Close()
 	}
 	c.wg.Wait()
 	return nil
+}
+
+// spawn runs f on a goroutine that Close waits for; false: too late.
+func (c *Client) spawn(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		return false
+	}
+	c.wg.Go(f)
+	return true
 }
 
 // do runs one operation under ctx and puts its error into words.
@@ -257,17 +277,22 @@ func (c *Client) PutImage(ctx context.Context, service string, p File, progress 
 // put uploads and renames. What an earlier attempt left is trusted for its
 // size only; where the whole then does not verify, it is sent anew, once.
 func (c *Client) put(ctx context.Context, op string, p File, from, to string, progress func(int64)) error {
-	resumed, err := c.attempt(ctx, op, p, from, to, true, progress)
+	one, err := c.send.take(ctx, c.done)
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w", c.o.Name, op, err)
+	}
+	defer c.send.give(one)
+	resumed, err := c.attempt(ctx, one.sftp, op, p, from, to, true, progress)
 	damaged := errors.Is(err, replication.ErrBadHash) || errors.Is(err, replication.ErrTruncated) ||
 		errors.Is(err, replication.ErrFormat) || errors.Is(err, ErrOrder)
 	if resumed && damaged {
 		c.o.Logger.Info("what was sent before does not fit; sending it anew", "peer", c.o.Name, "file", from, "error", err)
-		_, err = c.attempt(ctx, op, p, from, to, false, progress)
+		_, err = c.attempt(ctx, one.sftp, op, p, from, to, false, progress)
 	}
 	return err
 }
 
-func (c *Client) attempt(ctx context.Context, op string, p File, from, to string, resume bool, progress func(int64)) (resumed bool, err error) {
+func (c *Client) attempt(ctx context.Context, s *sftp.Client, op string, p File, from, to string, resume bool, progress func(int64)) (resumed bool, err error) {
 	src, err := os.Open(p.Path)
 	if err != nil {
 		return false, fmt.Errorf("send %s: %w", op, err)
@@ -277,7 +302,7 @@ func (c *Client) attempt(ctx context.Context, op string, p File, from, to string
 		var at int64
 		flags := os.O_WRONLY | os.O_CREATE
 		if resume {
-			st, err := c.sftp.Stat(from)
+			st, err := s.Stat(from)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
@@ -289,18 +314,18 @@ func (c *Client) attempt(ctx context.Context, op string, p File, from, to string
 			flags |= os.O_TRUNC
 		}
 		resumed = at > 0
-		if err := c.stream(from, flags, io.NewSectionReader(src, at, p.Size-at), at, progress); err != nil {
+		if err := stream(s, from, flags, io.NewSectionReader(src, at, p.Size-at), at, progress); err != nil {
 			return err
 		}
-		return c.sftp.Rename(from, to)
+		return s.Rename(from, to)
 	})
 	return resumed, err
 }
 
 // stream writes r to a file from offset at on. The close is part of the
 // answer: a receiver that took writes early says there whether they all fitted.
-func (c *Client) stream(path string, flags int, r *io.SectionReader, at int64, progress func(int64)) error {
-	f, err := c.sftp.OpenFile(path, flags)
+func stream(s *sftp.Client, path string, flags int, r *io.SectionReader, at int64, progress func(int64)) error {
+	f, err := s.OpenFile(path, flags)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 )
 
 // ClientOptions of [Dial]. Addr, KeyFile and KnownHosts are required.
@@ -33,6 +34,10 @@ type ClientOptions struct {
 	// is given up; a peer whose kernel answers but whose sshd does not gets three
 	// times that. 0: 4 s.
 	DeadAfter time.Duration
+	// Lanes is how many files are sent at a time, each in an SSH session of its own;
+	// the peer's sshd allows ten sessions (MaxSessions). 0: 4.
+	Lanes int
+	Limit *rate.Limiter // of what is sent, see [Limit]; may be shared; nil: none
 
 	// DialContext makes the TCP connection; nil: the system's. For tests.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -60,6 +65,9 @@ func (o *ClientOptions) setDefaults() {
 	}
 	if o.DeadAfter == 0 {
 		o.DeadAfter = 4 * time.Second
+	}
+	if o.Lanes == 0 {
+		o.Lanes = 4
 	}
 	if o.DialContext == nil {
 		o.DialContext = o.dialTCP
@@ -119,6 +127,9 @@ func Dial(ctx context.Context, o ClientOptions) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", o.Name, err)
 	}
+	if o.Limit != nil {
+		raw = newLimited(raw, o.Limit)
+	}
 	line := &heard{Conn: raw}
 	line.at.Store(time.Now().UnixNano())
 	stop := context.AfterFunc(ctx, func() { _ = line.Close() })
@@ -147,27 +158,16 @@ func handshake(ctx context.Context, line *heard, cfg *ssh.ClientConfig, o Client
 		return nil, err
 	}
 	conn := ssh.NewClient(sc, chans, reqs)
-	sess, err := conn.NewSession()
-	if err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	in, err1 := sess.StdinPipe()
-	out, err2 := sess.StdoutPipe()
-	words, err3 := sess.StderrPipe()
-	if err = errors.Join(err1, err2, err3); err == nil {
-		err = sess.Start(receiveCommand)
-	}
-	if err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
 	c := newClient(o, conn)
-	c.wg.Go(func() { c.relay(words) })
-	if err := c.begin(ctx, out, in); err != nil {
+	first, err := c.openLane(ctx, conn)
+	if err != nil {
 		_ = c.Close()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		return nil, err
 	}
+	c.begin(first, func(ctx context.Context) (*lane, error) { return c.openLane(ctx, conn) })
 	c.wg.Go(func() { c.keepAlive(conn, line) })
 	return c, nil
 }

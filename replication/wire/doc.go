@@ -15,6 +15,12 @@
 //     was cut or killed: writes are put in order before they reach the file. So
 //     its size is where a sender can go on.
 //
+// Several packs travel at a time, each in an SSH session of its own with a `receive` of
+// its own (up to [ClientOptions].Lanes; sshd's MaxSessions must allow them, or there are
+// fewer): while one is verified and synced the next are on their way, and on a long line
+// each session has a window of its own. [Shipper.Ahead] sends the packs of a generation
+// while the rest of it is still being read.
+//
 // A refusal travels as the text of the SFTP status, "code: words" (see [Refusal]),
 // and is logged on both sides: the receiver prints it on its standard error too,
 // which sshd carries to the sender. sftp itself shows a person no more than

@@ -230,7 +230,9 @@ func onePack(t testing.TB, data ...[]byte) (File, []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return file(t, b), b
+	f := file(t, b)
+	f.Hash = ps[0].Hash
+	return f, b
 }
 
 func wantErr(t testing.TB, err, want error) {

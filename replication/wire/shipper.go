@@ -37,6 +37,9 @@ type ShipperOptions struct {
 	// MaxChain is how many generations the peer may be behind to get each of them;
 	// further behind it gets the newest only, squashed. 0: 16.
 	MaxChain int
+	// Parallel is how many packs are on their way at a time: while the peer verifies
+	// one and makes it durable, others travel. 0: 4.
+	Parallel int
 	// Progress is told, from several goroutines, how many bytes of the packs of
 	// a generation have been handed over. nil: nobody is told.
 	Progress func(id replication.ID, sent, total int64)
@@ -54,6 +57,9 @@ func NewShipper(o ShipperOptions) *Shipper {
 	}
 	if o.MaxChain == 0 {
 		o.MaxChain = 16
+	}
+	if o.Parallel == 0 {
+		o.Parallel = 4
 	}
 	if o.Progress == nil {
 		o.Progress = func(replication.ID, int64, int64) {}
@@ -245,19 +251,5 @@ func (s *Shipper) chunks(ctx context.Context, p Peer, id replication.ID, offer [
 	if err != nil {
 		return err
 	}
-	var sent, total int64
-	for _, f := range packs {
-		total += f.Size
-	}
-	for _, f := range packs {
-		before := sent
-		tell := func(n int64) { s.o.Progress(id, before+n, total) }
-		if err := p.PutPack(ctx, service, File{Path: f.Path, Hash: f.Hash, Size: f.Size}, tell); err != nil {
-			return err
-		}
-		sent += f.Size
-		r.Packs++
-		r.Bytes += f.Size
-	}
-	return nil
+	return s.put(ctx, p, id, packs, r)
 }

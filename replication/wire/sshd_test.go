@@ -25,7 +25,7 @@ type sshd struct {
 
 const sshdPath = "/usr/sbin/sshd"
 
-func startSSHD(t testing.TB) *sshd {
+func startSSHD(t testing.TB, config ...string) *sshd {
 	t.Helper()
 	if _, err := os.Stat(sshdPath); err != nil {
 		t.Fatalf("these tests need the real sshd: %v; apt-get install openssh-server", err)
@@ -41,7 +41,7 @@ func startSSHD(t testing.TB) *sshd {
 	ok(t, err)
 	pub := d.read(t, "key.pub")
 	d.write(t, "authorized", fmt.Sprintf("restrict,command=\"%s=%s exec %s\" %s", receiveEnv, d.root, self, pub))
-	d.start(t)
+	d.start(t, config)
 	host := strings.Fields(d.read(t, "host.pub"))
 	_, port, _ := net.SplitHostPort(d.addr)
 	d.write(t, "known", fmt.Sprintf("[127.0.0.1]:%s %s %s\n", port, host[0], host[1]))
@@ -71,7 +71,7 @@ func (d *sshd) write(t testing.TB, name, text string) {
 }
 
 // start runs sshd on a free port until the test ends.
-func (d *sshd) start(t testing.TB) {
+func (d *sshd) start(t testing.TB, config []string) {
 	t.Helper()
 	ok(t, os.MkdirAll("/run/sshd", 0o755)) // where sshd chroots its unprivileged part to
 	for range 5 {
@@ -83,7 +83,7 @@ func (d *sshd) start(t testing.TB) {
 		d.write(t, "config", strings.Join([]string{
 			"ListenAddress 127.0.0.1", "Port " + port, "HostKey " + d.path("host"), "PidFile none",
 			"AuthorizedKeysFile " + d.path("authorized"), "StrictModes no", "UsePAM no", "PasswordAuthentication no",
-			"PermitRootLogin prohibit-password", "MaxStartups 100", "AllowTcpForwarding yes", "Subsystem sftp internal-sftp", "",
+			"PermitRootLogin prohibit-password", "MaxStartups 100", "AllowTcpForwarding yes", "Subsystem sftp internal-sftp", strings.Join(config, "\n"), "",
 		}, "\n"))
 		cmd := exec.Command(sshdPath, "-D", "-e", "-f", d.path("config"))
 		cmd.Stderr = d.log

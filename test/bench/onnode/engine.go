@@ -156,10 +156,12 @@ func (n *node) cycle(ctx context.Context) (r cycled, err error) {
 	began := time.Now()
 	defer func() { r.MS, r.CPUMS = ms(time.Since(began)), ms(cpuTime()-cpu) }()
 	var sealed replication.SealResult
+	ahead := n.shipAhead(ctx)
+	defer func() { _, _ = ahead.stop() }() // its error is returned below, or there is another
 	for {
 		sealed, err = n.engine.Seal(ctx, replication.SealRequest{
 			Term: 1, Roots: n.roots(), Definition: []byte("{}"), Freezer: still{}, FreezeMax: n.freeze,
-			Processes: func() ([]int, error) { return nil, nil },
+			Processes: func() ([]int, error) { return nil, nil }, Packed: ahead.now,
 		})
 		if !errors.Is(err, capture.ErrFreezeTooLong) || r.Retries == tries {
 			break
@@ -171,6 +173,10 @@ func (n *node) cycle(ctx context.Context) (r cycled, err error) {
 		return r, err
 	}
 	r.Generation, r.New, r.Changed, r.Read, r.FreezeMS = sealed.ID.String(), sealed.New, sealed.Changed, sealed.Bytes, ms(sealed.Freeze)
+	sent, err := ahead.stop()
+	if err != nil {
+		return r, err
+	}
 	if n.peer == nil {
 		at := time.Now()
 		if n.peer, err = wire.Dial(ctx, n.client); err != nil {
@@ -180,7 +186,7 @@ func (n *node) cycle(ctx context.Context) (r cycled, err error) {
 	}
 	at := time.Now()
 	report, err := wire.NewShipper(wire.ShipperOptions{Source: n.engine.Store(), Logger: n.log}).Ship(ctx, n.peer)
-	r.ShipMS, r.Sent = ms(time.Since(at)), report.Bytes
+	r.ShipMS, r.Sent = ms(time.Since(at)), sent+report.Bytes
 	return r, err
 }
 

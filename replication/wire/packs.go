@@ -1,0 +1,94 @@
+package wire
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/store"
+)
+
+// put sends packs, several at a time. After a failure none is begun, and those under
+// way are waited for: what of them arrives need not be sent again.
+func (s *Shipper) put(ctx context.Context, p Peer, id replication.ID, packs []store.PackFile, r *Report) error {
+	var total int64
+	for _, f := range packs {
+		total += f.Size
+	}
+	var (
+		g      errgroup.Group
+		sent   atomic.Int64
+		failed atomic.Bool
+		mu     sync.Mutex // guards r
+	)
+	g.SetLimit(s.o.Parallel)
+	for _, f := range packs {
+		g.Go(func() error {
+			if failed.Load() {
+				return nil
+			}
+			var of atomic.Int64
+			tell := func(n int64) { s.o.Progress(id, sent.Add(n-of.Swap(n)), total) }
+			err := p.PutPack(ctx, s.o.Source.Service(), File{Path: f.Path, Hash: f.Hash, Size: f.Size}, tell)
+			if err != nil {
+				failed.Store(true)
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			r.Packs++
+			r.Bytes += f.Size
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// Ahead sends packs of a generation that is still being made, so that most of a large
+// one has travelled when it is committed at home. A pack changes nothing by itself and
+// nothing needs it: where the generation never comes, the peer sweeps it. A pack that
+// the peer has in part is left to Ship. The Report is of packs only.
+func (s *Shipper) Ahead(ctx context.Context, p Peer, packs []store.PackFile) (r Report, err error) {
+	if len(packs) == 0 {
+		return r, nil
+	}
+	ours, err := s.o.Source.State()
+	if err != nil {
+		return r, err
+	}
+	if r.Peer, err = p.State(ctx, ours.Service); err != nil {
+		return r, err
+	}
+	if r.Peer.Term > ours.Term {
+		return r, fmt.Errorf("%w: the peer knows term %d, this node %d", replication.ErrStaleTerm, r.Peer.Term, ours.Term)
+	}
+	var offer []replication.Hash
+	for _, f := range packs {
+		offer = append(offer, f.Chunks...)
+	}
+	missing, err := p.Missing(ctx, ours.Service, offer)
+	if err != nil {
+		return r, err
+	}
+	lacks := make(map[replication.Hash]struct{}, len(missing))
+	for _, h := range missing {
+		lacks[h] = struct{}{}
+	}
+	var whole []store.PackFile
+	for _, f := range packs {
+		n := 0
+		for _, h := range f.Chunks {
+			if _, ok := lacks[h]; ok {
+				n++
+			}
+		}
+		if n > 0 && n == len(f.Chunks) {
+			whole = append(whole, f)
+		}
+	}
+	return r, s.put(ctx, p, replication.ID{}, whole, &r)
+}
