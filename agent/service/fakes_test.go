@@ -232,31 +232,6 @@ func (n *node) Record(d api.Decision) {
 	n.journal = append(n.journal, d)
 }
 
-type standbys struct{ *node }
-
-func (n standbys) Names() []string { return append([]string{"n2"}, n.slow...) }
-
-func (n standbys) Images(context.Context, string, string, []string, func(context.Context, string, string) error) error {
-	return nil
-}
-
-func (n standbys) ShipFinal(ctx context.Context, name string) map[string]error {
-	return map[string]error{"n2": n.Ship(ctx, name, "n2")}
-}
-
-func (n standbys) Ship(ctx context.Context, _, peer string) error {
-	if slices.Contains(n.slow, peer) {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.shipErr == nil && len(n.history) > 0 {
-		n.shipped = n.history[len(n.history)-1].ID
-	}
-	return n.shipErr
-}
-
 type procs struct{ n *node }
 
 func (p procs) Running(c Container) bool {
