@@ -187,7 +187,7 @@ func (s *site) do(ctx context.Context, w work) error {
 		r, err := w.run(ctx, s, one)
 		if !one.part || err != nil {
 			if r == nil || err != nil {
-				r = &row{Error: fmt.Sprint(err)}
+				r = &row{Error: fmt.Sprint(err), figure: versus("", nil, "", nil).missed()}
 			}
 			r.Work, r.FS, r.What, r.Scale, r.Seed = w.id, s.fs, w.what, s.bench.scale, s.bench.seed
 			s.bench.report.rows = append(s.bench.report.rows, r)
@@ -217,7 +217,7 @@ func sizeText(w work, size int64) string {
 }
 
 // inTurns does ours and theirs so many times, one after the other.
-func inTurns(pairs int, ours, theirs func(i int) (float64, error)) (us, them []float64, err error) {
+func (s *site) inTurns(pairs int, ours, theirs func(i int) (float64, error)) (us, them []float64, err error) {
 	for i := range pairs {
 		u, err := ours(i)
 		if err != nil {
@@ -229,6 +229,9 @@ func inTurns(pairs int, ours, theirs func(i int) (float64, error)) (us, them []f
 			return us, them, err
 		}
 		them = append(them, t)
+		if s.bench.scale == scaleFull { // it is long
+			s.say("pair %d of %d: %s to %s", i+1, pairs, number(u), number(t))
+		}
 	}
 	return us, them, nil
 }

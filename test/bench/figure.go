@@ -39,7 +39,8 @@ type row struct {
 // versus makes a figure of runs in turns: the i-th of ours and the i-th of theirs
 // are a pair.
 func versus(unit string, ours []float64, rival string, theirs []float64) figure {
-	f := figure{Unit: unit, Understudy: ours, Rival: rival, RivalRuns: theirs, Met: true}
+	// Lists in JSON, also where nothing was measured.
+	f := figure{Unit: unit, Understudy: append([]float64{}, ours...), Rival: rival, RivalRuns: append([]float64{}, theirs...), Met: true}
 	f.compare()
 	return f
 }
@@ -67,6 +68,12 @@ func (f *figure) compare() {
 		r := drill.Median(ratios)
 		f.Ratio = &r
 	}
+}
+
+// missed is a figure that could not be measured.
+func (f figure) missed() figure {
+	f.Met = false
+	return f
 }
 
 func (f figure) named(name string) figure {

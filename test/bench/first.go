@@ -24,7 +24,7 @@ func firstSync(kind string, least float64) func(context.Context, *site, shape) (
 		if err := s.makeTree(ctx, kind, f.tree, sh.size); err != nil {
 			return nil, err
 		}
-		us, them, err := inTurns(sh.pairs, func(int) (float64, error) { return f.ours(ctx) }, func(int) (float64, error) { return f.theirs(ctx) })
+		us, them, err := s.inTurns(sh.pairs, func(int) (float64, error) { return f.ours(ctx) }, func(int) (float64, error) { return f.theirs(ctx) })
 		if err != nil {
 			return nil, err
 		}

@@ -98,17 +98,20 @@ func (r *report) table() string {
 				id, fs, name = "", "", "– "+f.Name
 			}
 			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", id, fs, name,
-				spread(f.Understudy, f.Unit), f.against(), f.factor(), f.Reach, f.judged())
+				spread(f.Understudy, f.Unit), f.against(), f.factor(), escaped(f.Reach), f.judged())
 		}
 	}
 	return b.String()
 }
 
+// escaped is text that may stand in a cell.
+func escaped(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
+
 func (f figure) against() string {
 	if len(f.RivalRuns) == 0 {
 		return ""
 	}
-	return strings.ReplaceAll(f.Rival, "|", `\|`) + ": " + spread(f.RivalRuns, f.Unit)
+	return escaped(f.Rival) + ": " + spread(f.RivalRuns, f.Unit)
 }
 
 func (f figure) factor() string {

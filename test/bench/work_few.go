@@ -59,7 +59,7 @@ func few(ctx context.Context, s *site, sh shape) (*row, error) {
 		lists = append(lists, l.MS)
 		return r.MS, err
 	}
-	us, them, err := inTurns(sh.pairs, ours, theirs)
+	us, them, err := s.inTurns(sh.pairs, ours, theirs)
 	if err == nil {
 		err = errors.Join(s.same(ctx, tree, tree), s.same(ctx, tree, listed, "-O")) // as lsyncd leaves directories' times
 	}

@@ -74,7 +74,7 @@ func freeze(ctx context.Context, s *site, sh shape) (*row, error) {
 		}
 		return s.longestGap(ctx, rival, began)
 	}
-	us, them, err := inTurns(sh.pairs, ours, theirs)
+	us, them, err := s.inTurns(sh.pairs, ours, theirs)
 	if err != nil {
 		return nil, err
 	}

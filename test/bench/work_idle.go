@@ -47,7 +47,7 @@ func idle(ctx context.Context, s *site, sh shape) (*row, error) {
 		rivalWalls = append(rivalWalls, r.MS)
 		return r.CPUMS, err
 	}
-	us, them, err := inTurns(sh.pairs, ours, theirs)
+	us, them, err := s.inTurns(sh.pairs, ours, theirs)
 	if err == nil {
 		err = s.same(ctx, tree, tree)
 	}

@@ -68,7 +68,7 @@ func pgbench(ctx context.Context, s *site, sh shape) (*row, error) {
 			return tpsOf(out)
 		}
 	}
-	us, them, err := inTurns(sh.pairs, tps(v.name), tps(pgPlain))
+	us, them, err := s.inTurns(sh.pairs, tps(v.name), tps(pgPlain))
 	if err != nil {
 		return nil, err
 	}

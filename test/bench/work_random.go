@@ -75,7 +75,7 @@ func random(ctx context.Context, s *site, sh shape) (*row, error) {
 		packed = append(packed, z.MS/1000)
 		return r.MS / 1000, err
 	}
-	us, them, err := inTurns(sh.pairs, ours, theirs)
+	us, them, err := s.inTurns(sh.pairs, ours, theirs)
 	if err == nil {
 		err = s.same(ctx, f.tree, live, "--checksum")
 	}

@@ -36,7 +36,7 @@ func roundTrip(ctx context.Context, s *site, sh shape) (*row, error) {
 		if err := s.makeTree(ctx, t.kind, f.tree, t.size); err != nil {
 			return nil, err
 		}
-		us, them, err := inTurns(sh.pairs, func(int) (float64, error) { return f.ours(ctx) }, func(int) (float64, error) { return f.theirs(ctx) })
+		us, them, err := s.inTurns(sh.pairs, func(int) (float64, error) { return f.ours(ctx) }, func(int) (float64, error) { return f.theirs(ctx) })
 		if err != nil {
 			return nil, err
 		}

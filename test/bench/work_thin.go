@@ -42,7 +42,7 @@ rm -rf %[1]s/image/base`, place, tool, sh.size, s.seed())
 		return nil, err
 	}
 	t := &thin{s: s, v: v}
-	us, them, err := inTurns(sh.pairs, func(i int) (float64, error) { return t.ours(ctx, i) }, func(i int) (float64, error) { return t.theirs(ctx, i) })
+	us, them, err := s.inTurns(sh.pairs, func(i int) (float64, error) { return t.ours(ctx, i) }, func(i int) (float64, error) { return t.theirs(ctx, i) })
 	if err != nil {
 		return nil, err
 	}
