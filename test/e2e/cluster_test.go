@@ -38,6 +38,7 @@ func TestCluster(t *testing.T) {
 		{"stop-alone", testStopAlone},
 		{"duplicate-address", testDuplicateAddress},
 		{"stale-sender", testStaleSender},
+		{"stolen-key", testStolenKey},
 		{"definition", testDefinition},
 		{"consistency", testConsistency},
 		{"addresses", testAddresses},
