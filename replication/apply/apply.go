@@ -83,15 +83,11 @@ func (a *Applier) appliedPath() string { return filepath.Join(a.dir, "applied") 
 func (a *Applier) IndexPath() string { return filepath.Join(a.dir, "index") }
 
 // Applied is the generation the live trees are at exactly; zero: unknown, none,
-// or in the middle of an apply.
-func (a *Applier) Applied() (replication.ID, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.appliedLocked()
-}
-
-func (a *Applier) appliedLocked() (id replication.ID, err error) {
-	if j, err := a.pendingLocked(); err != nil || j != nil {
+// or in the middle of an apply. It does not wait for an apply under way, which may
+// take minutes: each file is replaced at once, and an apply is in the journal for as
+// long as the record is not of what the trees are at.
+func (a *Applier) Applied() (id replication.ID, err error) {
+	if j, err := a.Pending(); err != nil || j != nil {
 		return id, err
 	}
 	b, err := os.ReadFile(a.appliedPath())
@@ -104,15 +100,10 @@ func (a *Applier) appliedLocked() (id replication.ID, err error) {
 	return id, err
 }
 
-// Pending is the journal of an interrupted apply, nil where there is none. The
-// trees are at no generation then: call Apply before anything starts.
+// Pending is the journal of an apply that is under way or was interrupted, nil where
+// there is none. The trees are at no generation then: call Apply before anything
+// starts. Like Applied it does not wait.
 func (a *Applier) Pending() (*Journal, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.pendingLocked()
-}
-
-func (a *Applier) pendingLocked() (*Journal, error) {
 	b, err := os.ReadFile(a.journalPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -134,7 +125,7 @@ func (a *Applier) pendingLocked() (*Journal, error) {
 func (a *Applier) SetApplied(id replication.ID) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if at, err := a.appliedLocked(); err == nil && !at.IsZero() && id.IsZero() && a.index != nil {
+	if at, err := a.Applied(); err == nil && !at.IsZero() && id.IsZero() && a.index != nil {
 		a.left = a.index.index(at)
 	}
 	a.index, a.last = nil, nil // of trees that others may have changed
@@ -162,11 +153,11 @@ func (a *Applier) Apply(ctx context.Context, id replication.ID, roots map[string
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	res := &Result{}
-	j, err := a.pendingLocked()
+	j, err := a.Pending()
 	if err != nil {
 		return nil, err
 	}
-	from, err := a.appliedLocked()
+	from, err := a.Applied()
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/understudy-ha/understudy/replication"
@@ -157,4 +158,30 @@ func TestMaterialize(t *testing.T) {
 		t.Fatal(err)
 	}
 	treetest.Same(t, frozen, to+"/data")
+}
+
+// A long apply must not keep anybody waiting who asks where the trees are: the agent
+// tells its watchdog and its peers what it knows of every service.
+func TestAppliedDoesNotWaitForAnApply(t *testing.T) {
+	r := newRig(t, treetest.Mount(t, "ext4"))
+	treetest.Write(t, filepath.Join(r.src, "f"), []byte("content"))
+	r.capture(t)
+	r.ship(t)
+	asked := 0
+	r.hook = func(string) error {
+		j, err := r.applier.Pending()
+		treetest.Must(t, err)
+		at, err := r.applier.Applied()
+		treetest.Must(t, err)
+		asked++
+		if !at.IsZero() && j != nil && j.To != at {
+			t.Errorf("in the middle of an apply the trees are at %s", at)
+		}
+		return nil
+	}
+	_, err := r.applier.Apply(t.Context(), r.base.ID, r.roots())
+	treetest.Must(t, err)
+	if asked == 0 {
+		t.Error("nobody asked during the apply")
+	}
 }

@@ -90,10 +90,10 @@ func (l *liveIndex) index(id replication.ID) *tree.Index {
 func (a *Applier) Index() *tree.Index {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if j, err := a.pendingLocked(); err != nil || j != nil {
+	if j, err := a.Pending(); err != nil || j != nil {
 		return nil
 	}
-	id, err := a.appliedLocked()
+	id, err := a.Applied()
 	switch {
 	case err != nil:
 		return nil

@@ -30,7 +30,7 @@ const beat = "/var/tmp/beat"
 // nothing. The service stamps the time after each batch of writes, and says at its start
 // which stamp it found; a beat on the node says until when it lived.
 func powerCuts(ctx context.Context, s *site, sh shape) (*row, error) {
-	v := service{name: "load", args: "load -dir /data -rate 10000000", interval: "1s"}
+	v := service{name: "load", args: "load -dir /data -rate 10000000", interval: "250ms"}
 	v.fill = func(ctx context.Context, dir string) error { return s.makeTree(ctx, "noise", dir, sh.size) }
 	if err := s.serve(ctx, v); err != nil {
 		return nil, err
