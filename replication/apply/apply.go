@@ -25,6 +25,7 @@ import (
 type Generations interface {
 	Load(id replication.ID) (*replication.Manifest, error)
 	Get(h replication.Hash) ([]byte, error)
+	Share(h replication.Hash, skip, length int64, f *os.File, at int64) (int64, error)
 }
 
 // Options of an Applier. The zero value is good.

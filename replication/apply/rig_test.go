@@ -46,6 +46,11 @@ func (r *rig) Freeze(context.Context) (func() error, error) {
 
 func newRig(t testing.TB, dir string) *rig {
 	t.Helper()
+	return newRigWith(t, dir, store.Options{})
+}
+
+func newRigWith(t testing.TB, dir string, o store.Options) *rig {
+	t.Helper()
 	r := &rig{dir: dir, capturer: capture.New(capture.Options{}), next: replication.ID{Term: 1, Seq: 1}}
 	for _, d := range []string{"active", "active/_data", "standby", "standby/_data"} {
 		treetest.Must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
@@ -56,7 +61,7 @@ func newRig(t testing.TB, dir string) *rig {
 		to   **store.Store
 	}{{"home", &r.home}, {"away", &r.standby}} {
 		treetest.Must(t, os.MkdirAll(filepath.Join(dir, s.name), 0o755))
-		st, err := store.Open(filepath.Join(dir, s.name), "svc", store.Options{})
+		st, err := store.Open(filepath.Join(dir, s.name), "svc", o)
 		treetest.Must(t, err)
 		t.Cleanup(func() { treetest.Must(t, st.Close()) })
 		*s.to = st

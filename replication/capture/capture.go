@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"time"
 
@@ -33,7 +34,8 @@ type Freezer interface {
 // Sink takes content. store.PackWriter is one. Called from one goroutine.
 type Sink interface {
 	Has(h replication.Hash) bool
-	Put(h replication.Hash, data []byte) error
+	// Put takes a chunk. It lies in from at offset at, where it never changes; nil: it may.
+	Put(h replication.Hash, data []byte, from *os.File, at int64) error
 }
 
 // Volume is a tree to capture.

@@ -24,7 +24,7 @@ type memory map[replication.Hash][]byte
 
 func (m memory) Has(h replication.Hash) bool { _, ok := m[h]; return ok }
 
-func (m memory) Put(h replication.Hash, data []byte) error {
+func (m memory) Put(h replication.Hash, data []byte, _ *os.File, _ int64) error {
 	m[h] = bytes.Clone(data)
 	return nil
 }

@@ -113,7 +113,7 @@ func (v *volume) known(path string) source {
 
 // readLarge fills in e's chunks, reading what differs in f from what is known, or
 // everything. cloned: f is a clone, and goes into the shadow that comes back.
-func (j *job) readLarge(ctx context.Context, v *volume, f *os.File, cloned bool, e *replication.Entry, from source, emit func(replication.Hash, []byte) error) (*shadow, error) {
+func (j *job) readLarge(ctx context.Context, v *volume, f *os.File, cloned bool, e *replication.Entry, from source, to emit) (*shadow, error) {
 	now := &shadow{}
 	if cloned {
 		now.clone = f
@@ -123,7 +123,7 @@ func (j *job) readLarge(ctx context.Context, v *volume, f *os.File, cloned bool,
 		// The file may change between the two readings: what counts is what is emitted.
 		put := func(c replication.Chunk, data []byte) error {
 			v.shadows.digest(now.blocks, c.Offset, data, e.Size)
-			return emit(c.Hash, data)
+			return to(c.Hash, data, now.clone, c.Offset)
 		}
 		var read int64
 		if sure && length(ranges) <= e.Size/2 {

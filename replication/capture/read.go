@@ -30,7 +30,7 @@ func (j *job) unchanged(ctx context.Context) (bool, error) {
 			if v.linksTo(n) != "" {
 				continue
 			}
-			e, err := j.readNow(ctx, v, n, func(replication.Hash, []byte) error { return nil })
+			e, err := j.readNow(ctx, v, n, func(replication.Hash, []byte, *os.File, int64) error { return nil })
 			if errors.Is(err, errMoved) {
 				return false, nil
 			}
@@ -124,15 +124,21 @@ func (j *job) prepare(ctx context.Context, v *volume, n tree.Node) error {
 	return err
 }
 
-func (j *job) put(h replication.Hash, data []byte) error {
+// emit takes a chunk that was read, as Sink.Put does.
+type emit func(h replication.Hash, data []byte, from *os.File, at int64) error
+
+// moving takes a chunk of what may change where it lies.
+func (to emit) moving(h replication.Hash, data []byte) error { return to(h, data, nil, 0) }
+
+func (j *job) put(h replication.Hash, data []byte, from *os.File, at int64) error {
 	if j.r.Sink.Has(h) {
 		return nil
 	}
-	return j.r.Sink.Put(h, data)
+	return j.r.Sink.Put(h, data, from, at)
 }
 
 // readNow reads a node where it lies. errMoved when it is not what n says, before or after.
-func (j *job) readNow(ctx context.Context, v *volume, n tree.Node, emit func(replication.Hash, []byte) error) (*replication.Entry, error) {
+func (j *job) readNow(ctx context.Context, v *volume, n tree.Node, to emit) (*replication.Entry, error) {
 	e, err := v.root.Meta(n.Path, n.Stat)
 	if err != nil {
 		return nil, moved(v, n, err)
@@ -146,7 +152,7 @@ func (j *job) readNow(ctx context.Context, v *volume, n tree.Node, emit func(rep
 		if err := tree.Flush(f); err != nil {
 			return nil, err
 		}
-		if err := j.readContent(ctx, v, f, &e, emit); err != nil {
+		if err := j.readContent(ctx, v, f, &e, to); err != nil {
 			return nil, moved(v, n, err)
 		}
 	}
@@ -158,9 +164,9 @@ func (j *job) readNow(ctx context.Context, v *volume, n tree.Node, emit func(rep
 }
 
 // readContent reads a file where it lies, a large one from a clone if there can be one.
-func (j *job) readContent(ctx context.Context, v *volume, f *os.File, e *replication.Entry, emit func(replication.Hash, []byte) error) error {
+func (j *job) readContent(ctx context.Context, v *volume, f *os.File, e *replication.Entry, to emit) error {
 	if e.Size < largeFile {
-		cs, read, err := tree.ReadChunks(ctx, f, e.Size, emit)
+		cs, read, err := tree.ReadChunks(ctx, f, e.Size, to.moving)
 		e.Chunks = cs
 		j.res.BytesRead += read
 		return err
@@ -174,7 +180,7 @@ func (j *job) readContent(ctx context.Context, v *volume, f *os.File, e *replica
 	} else if err := clone.Close(); err != nil {
 		return err
 	}
-	s, err := j.readLarge(ctx, v, f, cloned, e, v.known(e.Path), emit)
+	s, err := j.readLarge(ctx, v, f, cloned, e, v.known(e.Path), to)
 	if err != nil {
 		return err
 	}
@@ -348,7 +354,7 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 			return err
 		}
 		room := int64(keepMost)
-		s.shadow, err = j.readLarge(ctx, v, src, false, s.entry, from, func(h replication.Hash, b []byte) error {
+		s.shadow, err = j.readLarge(ctx, v, src, false, s.entry, from, func(h replication.Hash, b []byte, _ *os.File, _ int64) error {
 			if room -= int64(len(b)); room < 0 {
 				return errTooMuch
 			}
@@ -437,7 +443,7 @@ func (v *volume) result() (replication.Volume, replication.VolumeDelta) {
 
 func (j *job) readStaged(ctx context.Context, v *volume, s *staged) (err error) {
 	for _, k := range s.kept {
-		if err := j.put(k.hash, k.data); err != nil {
+		if err := j.put(k.hash, k.data, nil, 0); err != nil {
 			return err
 		}
 	}
@@ -459,7 +465,7 @@ func (j *job) readStaged(ctx context.Context, v *volume, s *staged) (err error) 
 		return errors.Join(err, s.close())
 	}
 	var read int64
-	s.entry.Chunks, read, err = tree.ReadChunks(ctx, s.file, s.entry.Size, j.put)
+	s.entry.Chunks, read, err = tree.ReadChunks(ctx, s.file, s.entry.Size, emit(j.put).moving)
 	j.res.BytesRead += read
 	return errors.Join(err, s.close())
 }

@@ -14,7 +14,7 @@ import (
 // A pack, all numbers little endian:
 //
 //	header   magic "USPK", version u32
-//	chunks   one after the other, raw or zstd
+//	chunks   one after the other, raw or zstd; zeros before one that is aligned
 //	index    per chunk, in order: hash [32], offset u64, stored u32, raw u32, flags u32
 //	trailer  index offset u64, count u64, BLAKE3-256 of (index, index offset, count), magic "USPKEND1"
 //
@@ -22,16 +22,20 @@ import (
 // index can be trusted without reading the chunks. The pack's name is the hash in the
 // trailer: the index has the hash of each chunk, so it names all of the content, and
 // whoever verifies a pack reads and hashes it once. (The name of a pack of version 1
-// is the hash of the whole file.)
+// is the hash of the whole file; chunks are aligned since version 3.)
+//
+// A long raw chunk begins at a multiple of packAlign, so that a live file and the pack
+// can share its blocks on a file system that can (share.go).
 const (
 	packMagic    = "USPK"
-	packVersion  = 2
+	packVersion  = 3
 	packEnd      = "USPKEND1"
 	packHeader   = 8
 	packEntry    = 32 + 8 + 4 + 4 + 4
 	packTrailer  = 8 + 8 + 32 + 8
 	maxPackBytes = 4 << 30 // what AcceptPack reads at most
 	maxPackCount = 4 << 20 // chunks in one pack
+	packAlign    = 4 << 10 // the block of the file systems that share
 
 	flagZstd = 1
 )
@@ -122,7 +126,11 @@ func readPackIndex(r io.ReaderAt, size int64) ([]packChunk, error) {
 	return parsePackIndex(b[:count*packEntry], int64(off))
 }
 
-// parsePackIndex checks that the chunks tile the space up to end, each once.
+// aligned is where the chunk that is stored next would begin if it is aligned.
+func aligned(at int64) int64 { return (at + packAlign - 1) &^ (packAlign - 1) }
+
+// parsePackIndex checks that the chunks tile the space up to end, each once, with no
+// more between them than aligns the next.
 func parsePackIndex(b []byte, end int64) ([]packChunk, error) {
 	chunks := make([]packChunk, 0, len(b)/packEntry)
 	seen := make(map[replication.Hash]struct{}, len(b)/packEntry)
@@ -137,13 +145,13 @@ func parsePackIndex(b []byte, end int64) ([]packChunk, error) {
 		}
 		_, dup := seen[c.hash]
 		switch {
-		case dup, c.offset != at, c.flags > flagZstd,
+		case dup, c.offset != at && c.offset != aligned(at), c.flags > flagZstd,
 			c.raw < 1, c.raw > replication.ChunkSize, c.stored < 1, c.stored > c.raw,
 			c.flags == 0 && c.stored != c.raw:
 			return nil, fmt.Errorf("%w: pack index, chunk %d", replication.ErrFormat, len(chunks))
 		}
 		seen[c.hash] = struct{}{}
-		at += int64(c.stored)
+		at = c.offset + int64(c.stored)
 		chunks = append(chunks, c)
 	}
 	if at != end {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -102,13 +103,33 @@ func (s *Store) verifyPack(f *os.File, want replication.Hash) error {
 		return fmt.Errorf("the file's content is %s: %w", got, replication.ErrBadHash)
 	}
 	buf := make([]byte, replication.ChunkSize)
+	at := int64(packHeader)
 	for _, c := range chunks {
+		if err := readZeros(f, at, c.offset); err != nil {
+			return err
+		}
+		at = c.offset + int64(c.stored)
 		if _, err := f.ReadAt(buf[:c.stored], c.offset); err != nil {
 			return err
 		}
 		if _, err := s.codec.unpack(buf[:c.stored], c); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// readZeros checks what aligns a chunk: a pack has nothing that its name does not vouch for.
+func readZeros(f *os.File, from, to int64) error {
+	if from == to {
+		return nil
+	}
+	b := make([]byte, to-from)
+	if _, err := f.ReadAt(b, from); err != nil {
+		return err
+	}
+	if len(bytes.Trim(b, "\x00")) > 0 {
+		return fmt.Errorf("%w: the pack has content between its chunks, at %d", replication.ErrBadHash, from)
 	}
 	return nil
 }
@@ -139,7 +160,7 @@ func (s *Store) PacksFor(missing []replication.Hash) (packs []PackFile, cleanup 
 		if _, err := s.codec.unpack(stored, loc.chunk()); err != nil {
 			return nil, cleanup, fmt.Errorf("pack %s: %w", loc.pack.path, err)
 		}
-		if err := w.put(loc.chunk(), stored); err != nil {
+		if err := w.put(loc.chunk(), stored, nil, 0); err != nil {
 			return nil, cleanup, err
 		}
 	}

@@ -258,14 +258,14 @@ func TestTwoProcesses(t *testing.T) {
 func TestAbort(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	w := s.NewPack()
-	if err := w.Put(hashOf([]byte("x")), []byte("x")); err != nil {
+	if err := w.Put(hashOf([]byte("x")), []byte("x"), nil, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Put(hashOf([]byte("y")), []byte("z")); !errors.Is(err, replication.ErrBadHash) {
+	if err := w.Put(hashOf([]byte("y")), []byte("z"), nil, 0); !errors.Is(err, replication.ErrBadHash) {
 		t.Errorf("a chunk under another's name: %v", err)
 	}
 	w.Abort()
-	if err := w.Put(hashOf([]byte("y")), []byte("y")); err == nil {
+	if err := w.Put(hashOf([]byte("y")), []byte("y"), nil, 0); err == nil {
 		t.Error("written after Abort")
 	}
 	left, err := os.ReadDir(s.IncomingDir())

@@ -68,8 +68,10 @@ func (w *PackWriter) Has(h replication.Hash) bool {
 	return ok || w.s.Has(h)
 }
 
-// Put adds a chunk of 1..ChunkSize bytes whose hash is h; one that Has is skipped.
-func (w *PackWriter) Put(h replication.Hash, data []byte) error {
+// Put adds a chunk of 1..ChunkSize bytes whose hash is h; one that Has is skipped. It
+// lies in from at offset at, where nobody will ever change it, so that the pack can share
+// its blocks; nil: it may change.
+func (w *PackWriter) Put(h replication.Hash, data []byte, from *os.File, at int64) error {
 	if w.failed != nil {
 		return w.failed
 	}
@@ -83,18 +85,31 @@ func (w *PackWriter) Put(h replication.Hash, data []byte) error {
 		return fmt.Errorf("chunk %s: %w", h, replication.ErrBadHash)
 	}
 	stored, flags := w.s.codec.pack(data)
-	return w.put(packChunk{hash: h, raw: uint32(len(data)), flags: flags}, stored)
+	return w.put(packChunk{hash: h, raw: uint32(len(data)), flags: flags}, stored, from, at)
 }
 
-// put adds a chunk in its stored form.
-func (w *PackWriter) put(c packChunk, stored []byte) error {
+// put adds a chunk in its stored form. from: see Put.
+func (w *PackWriter) put(c packChunk, stored []byte, from *os.File, at int64) error {
 	if w.cur == nil {
 		if err := w.begin(); err != nil {
 			return w.fail(err)
 		}
 	}
 	p := w.cur
-	c.offset, c.stored = p.at, uint32(len(stored))
+	c.stored = uint32(len(stored))
+	if c.shareable() {
+		if err := p.write(make([]byte, aligned(p.at)-p.at)); err != nil {
+			return w.fail(err)
+		}
+	}
+	c.offset = p.at
+	if from != nil && c.shareable() && !w.s.o.Apart {
+		n, err := p.share(from, at, int64(len(stored)))
+		if err != nil {
+			return w.fail(err)
+		}
+		stored = stored[n:]
+	}
 	if err := p.write(stored); err != nil {
 		return w.fail(err)
 	}

@@ -211,7 +211,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 		"accept": func(s *Store) error {
 			w := s.NewPack()
 			defer w.Abort()
-			if err := w.Put(hashOf([]byte("new")), []byte("new")); err != nil {
+			if err := w.Put(hashOf([]byte("new")), []byte("new"), nil, 0); err != nil {
 				return err
 			}
 			_, err := w.Seal()

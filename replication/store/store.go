@@ -34,6 +34,7 @@ type Options struct {
 	Now       func() time.Time                          // nil: time.Now
 	Steady    func() (boot string, since time.Duration) // nil: the kernel's; see times.go
 	PackGrace time.Duration                             // an unreferenced pack younger than this is not swept; 0: an hour
+	Apart     bool                                      // blocks are never shared with live trees: see share.go; to measure what that saves
 	PackSize  int64                                     // a PackWriter begins a new pack beyond this, bytes; 0: 64 MiB
 }
 

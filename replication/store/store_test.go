@@ -62,7 +62,7 @@ func put(t testing.TB, s *Store, data ...[]byte) []PackFile {
 	w := s.NewPack()
 	defer w.Abort()
 	for _, d := range data {
-		if err := w.Put(hashOf(d), d); err != nil {
+		if err := w.Put(hashOf(d), d, nil, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

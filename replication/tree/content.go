@@ -126,7 +126,18 @@ func Flush(f *os.File) error {
 
 // Clone makes dst share src's content by reflink; false where the file system cannot.
 func Clone(dst, src *os.File) (bool, error) {
-	err := unix.IoctlFileClone(int(dst.Fd()), int(src.Fd()))
+	return cloned(src, unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())))
+}
+
+// CloneRange is Clone for n bytes of src at from, which become those of dst at to. All
+// three are multiples of the file system's block.
+func CloneRange(dst *os.File, to int64, src *os.File, from, n int64) (bool, error) {
+	return cloned(src, unix.IoctlFileCloneRange(int(dst.Fd()), &unix.FileCloneRange{
+		Src_fd: int64(src.Fd()), Src_offset: uint64(from), Src_length: uint64(n), Dest_offset: uint64(to),
+	}))
+}
+
+func cloned(src *os.File, err error) (bool, error) {
 	switch {
 	case err == nil:
 		return true, nil

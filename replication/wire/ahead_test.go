@@ -151,7 +151,7 @@ func TestAhead(t *testing.T) {
 		sealed = append(sealed, f)
 	}
 	for _, d := range data {
-		ok(t, w.Put(hashOf(d), d))
+		ok(t, w.Put(hashOf(d), d, nil, 0))
 	}
 	packs, err := w.Seal()
 	ok(t, err)
@@ -189,8 +189,8 @@ func TestAheadLeavesPartsToShip(t *testing.T) {
 	ok(t, src.Fence(1))
 	w := src.NewPack()
 	defer w.Abort()
-	ok(t, w.Put(hashOf(a), a))
-	ok(t, w.Put(hashOf(b), b))
+	ok(t, w.Put(hashOf(a), a, nil, 0))
+	ok(t, w.Put(hashOf(b), b, nil, 0))
 	packs, err := w.Seal()
 	ok(t, err)
 	got, err := NewShipper(ShipperOptions{Source: src}).Ahead(t.Context(), r.dial(t), packs)

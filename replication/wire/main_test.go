@@ -113,7 +113,7 @@ func seal(t testing.TB, s *store.Store, at, parent replication.ID, data ...[]byt
 	for _, d := range data {
 		for off := 0; off < len(d); off += replication.ChunkSize {
 			c := d[off:min(len(d), off+replication.ChunkSize)]
-			if err := w.Put(hashOf(c), c); err != nil {
+			if err := w.Put(hashOf(c), c, nil, 0); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -218,7 +218,7 @@ func onePack(t testing.TB, data ...[]byte) (File, []byte) {
 	defer s.Close()
 	w := s.NewPack()
 	for _, d := range data {
-		if err := w.Put(hashOf(d), d); err != nil {
+		if err := w.Put(hashOf(d), d, nil, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"strconv"
+	"strings"
 )
 
 // trees are the kinds of trees that are synchronised for the first time, by what
@@ -31,7 +33,8 @@ func firstSync(kind string, least float64) func(context.Context, *site, shape) (
 		r := newRow(versus("s", us, "rsync -a", them).times(least),
 			versus("s", us, "rsync -az", f.compressed).named("compressing"),
 			versus("s", f.applied, "rsync -a, then sync", f.synced).named("until it is in place there too, and on disk"),
-			versus("s CPU", f.cpu, "rsync -a", f.rivalCPU).named("processor time of both nodes until it is committed"))
+			versus("s CPU", f.cpu, "rsync -a", f.rivalCPU).named("processor time of both nodes until it is committed"),
+			versus("MB", f.disk, "rsync -a", f.rivalDisk).named("disk taken on the standby, replica and history"))
 		f.note(r)
 		return r, nil
 	}
@@ -45,6 +48,7 @@ type first struct {
 
 	applied, synced, compressed []float64
 	cpu, rivalCPU               []float64 // of both nodes, without apply
+	disk, rivalDisk             []float64 // MB on n2
 	last                        cycled
 }
 
@@ -63,6 +67,10 @@ func (f *first) ours(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	defer d.close()
+	before, err := f.s.diskUsed(ctx)
+	if err != nil {
+		return 0, err
+	}
 	used, err := f.s.using(func() (err error) {
 		f.last, err = d.cycle(ctx)
 		return err
@@ -76,6 +84,11 @@ func (f *first) ours(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	f.applied = append(f.applied, (f.last.MS+a.MS)/1000)
+	after, err := f.s.diskUsed(ctx)
+	if err != nil {
+		return 0, err
+	}
+	f.disk = append(f.disk, after-before)
 	return f.last.MS / 1000, f.s.same(ctx, f.tree, live)
 }
 
@@ -87,6 +100,10 @@ func (f *first) theirs(ctx context.Context) (float64, error) {
 		return f.s.rsync(ctx, f.tree, copied("rsync"), options...)
 	}
 	if err := f.fresh(ctx); err != nil {
+		return 0, err
+	}
+	before, err := f.s.diskUsed(ctx)
+	if err != nil {
 		return 0, err
 	}
 	var plain ran
@@ -103,12 +120,31 @@ func (f *first) theirs(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	f.synced = append(f.synced, (plain.MS+sync.MS)/1000)
+	after, err := f.s.diskUsed(ctx)
+	if err != nil {
+		return 0, err
+	}
+	f.rivalDisk = append(f.rivalDisk, after-before)
 	if err := f.fresh(ctx); err != nil {
 		return 0, err
 	}
 	packed, err := run("-az")
 	f.compressed = append(f.compressed, packed.MS/1000)
 	return plain.MS / 1000, err
+}
+
+// diskUsed is what n2's file system of volumes and store holds when all is on it, MB.
+func (s *site) diskUsed(ctx context.Context) (float64, error) {
+	if _, err := s.n2.Exec(ctx, "sync", "-f", place); err != nil {
+		return 0, err
+	}
+	out, err := s.n2.Exec(ctx, "df", "--output=used", "-B1", place)
+	if err != nil {
+		return 0, err
+	}
+	_, used, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	n, err := strconv.ParseInt(strings.TrimSpace(used), 10, 64)
+	return mb(n), err
 }
 
 // using is the processor time of both nodes while f runs, seconds.
