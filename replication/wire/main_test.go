@@ -28,12 +28,16 @@ import (
 // sshd that tests start.
 const receiveEnv = "UNDERSTUDY_TEST_RECEIVE"
 
+// stallEnv is that receiver's StallTimeout.
+const stallEnv = "UNDERSTUDY_TEST_STALL"
+
 func TestMain(m *testing.M) {
 	root := os.Getenv(receiveEnv)
 	if root == "" {
 		os.Exit(m.Run())
 	}
 	o := serverOptions(root)
+	o.StallTimeout, _ = time.ParseDuration(os.Getenv(stallEnv)) // none: the default
 	o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	if err := CheckCommand(os.Getenv("SSH_ORIGINAL_COMMAND")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
