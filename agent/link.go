@@ -38,7 +38,9 @@ func newLink(o wire.ClientOptions) *link {
 	return l
 }
 
-// use runs f with a connection. A connection that failed is made anew the next time.
+// use runs f with a connection. A connection that failed is made anew the next time, as
+// is one whose receiver cannot read what it is sent: what runs there may be older than
+// what was installed there since.
 func (l *link) use(ctx context.Context, f func(*wire.Client) error) error {
 	select {
 	case <-l.free:
@@ -51,6 +53,9 @@ func (l *link) use(ctx context.Context, f func(*wire.Client) error) error {
 		return err
 	}
 	err = f(c)
+	if errors.Is(err, replication.ErrFormat) {
+		_ = c.Close()
+	}
 	select {
 	case <-c.Done():
 		l.client, l.ahead = nil, nil

@@ -3,17 +3,20 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/config"
 	"github.com/understudy-ha/understudy/agent/service"
+	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/engine"
 	"github.com/understudy-ha/understudy/replication/store"
 	"github.com/understudy-ha/understudy/replication/wire"
@@ -143,6 +146,36 @@ func TestAChangedHostKeyIsAnAlarm(t *testing.T) {
 	}
 	if err := p.Ship(t.Context(), "wiki", "n9"); err == nil {
 		t.Error("shipped to a peer that is not configured")
+	}
+}
+
+// TestAnUpgradedPeerIsFound: the receiver of a connection that lasts is as old as the
+// connection. What it cannot read is sent to the one that is installed there by now.
+func TestAnUpgradedPeerIsFound(t *testing.T) {
+	s := newShelf(t)
+	s.write("a", "a")
+	s.seal()
+	root := t.TempDir()
+	st, err := store.Open(root, "wiki", store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = st.Close() })
+	var upgraded atomic.Bool
+	srv := wiretest.StartWith(t, root, func(rw io.ReadWriteCloser) error {
+		o := wiretest.ServerOptions(root, store.Options{})
+		if !upgraded.Load() {
+			o.Open = func(string) (wire.Store, error) { return nil, fmt.Errorf("%w: version 9", replication.ErrFormat) }
+		}
+		return wire.Serve(context.Background(), rw, o)
+	})
+	p := newTestPeers(t, s, map[string]*wiretest.Server{"n2": srv})
+	if err := p.Ship(t.Context(), "wiki", "n2"); !errors.Is(err, replication.ErrFormat) {
+		t.Fatalf("shipping to one that is too old: %v", err)
+	}
+	upgraded.Store(true)
+	if err := p.Ship(t.Context(), "wiki", "n2"); err != nil {
+		t.Errorf("after its upgrade: %v", err)
 	}
 }
 
