@@ -25,6 +25,9 @@ type VolumeDelta struct {
 	Skipped int      // as in Volume
 	Put     []*Entry // new and changed ones
 	Del     []string // each entry that is gone, also those below a directory that is
+	// Splices is, by the path of an entry of Put, how its chunks come from those that the
+	// base has there; encoded instead of them. An entry that is not here has nothing in common.
+	Splices map[string][]Splice
 }
 
 // Changes counts entries and volumes.
@@ -90,6 +93,7 @@ func (m *Manifest) DeltaFrom(base *Manifest) *Delta {
 			vd.Put = slices.Collect(v.Entries.All())
 		} else {
 			vd.Put, vd.Del = Diff(old.Entries, v.Entries)
+			vd.Splice(old.Entries)
 			if len(vd.Put)+len(vd.Del) == 0 && old.Skipped == v.Skipped {
 				continue
 			}
@@ -118,7 +122,7 @@ func Diff(from, to *Entries) (put []*Entry, del []string) {
 }
 
 // ApplyTo gives the volumes of the generation whose delta from base d is; base
-// stays as it is. ErrWrongParent where base is not what d was made from, ErrFormat.
+// stays as it is. Entries that came without their chunks get them. ErrWrongParent where base is not what d was made from, ErrFormat.
 func (d *Delta) ApplyTo(base *Manifest) ([]Volume, error) {
 	if base.ID != d.Base || base.Sum() != d.BaseSum {
 		return nil, fmt.Errorf("%w: a delta from generation %s with other content than the one here", ErrWrongParent, d.Base)
@@ -134,6 +138,9 @@ func (d *Delta) ApplyTo(base *Manifest) ([]Volume, error) {
 			vs = slices.Insert(vs, at, Volume{Name: vd.Name, Entries: NewEntries()})
 		}
 		es := vs[at].Entries.Clone()
+		if err := vd.fill(es); err != nil {
+			return nil, err
+		}
 		for _, path := range vd.Del {
 			if es.Get(path) == nil {
 				return nil, fmt.Errorf("%w: volume %s, %.300q: taken away, and not in generation %s", ErrFormat, vd.Name, path, d.Base)

@@ -135,3 +135,33 @@ func TestOneBlockOfALargeFile(t *testing.T) {
 		})
 	}
 }
+
+// A block of a file in many pieces: the generation names what is new, not the file's
+// whole list, and the standby puts it together.
+func TestOneBlockOfAFileInPieces(t *testing.T) {
+	for _, fs := range treetest.FileSystems {
+		t.Run(fs, func(t *testing.T) {
+			r := newRig(t, treetest.Mount(t, fs))
+			path := filepath.Join(r.src, "db")
+			treetest.Write(t, path, bytes.Repeat([]byte("content of a file that will be in many pieces.\n"), largeSize/47))
+			settle()
+			r.cycle(t)
+			for i := range int64(100) {
+				patch(t, path, i*100_000, fmt.Appendf(nil, "piece %d", i))
+			}
+			settle()
+			r.cycle(t)
+			pieces := len(r.base.Volumes[0].Entries.Get("db").Chunks)
+			patch(t, path, 5_055_555, []byte("one block"))
+			settle()
+			r.cycle(t)
+			named := 0
+			for range r.base.Delta.Volumes[0].Named() {
+				named++
+			}
+			if pieces < 100 || named > 4 {
+				t.Errorf("%d chunks are named, of a file of %d", named, pieces)
+			}
+		})
+	}
+}

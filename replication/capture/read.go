@@ -438,6 +438,7 @@ func (v *volume) result() (replication.Volume, replication.VolumeDelta) {
 	}
 	slices.SortFunc(d.Put, func(a, b *replication.Entry) int { return replication.ComparePaths(a.Path, b.Path) })
 	slices.SortFunc(d.Del, replication.ComparePaths)
+	d.Splice(v.base)
 	return to, d
 }
 

@@ -59,6 +59,14 @@ func FuzzDecodeItems(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b.Bytes())
+	base := manifest(id(1, 1), id(0, 0), []byte("a"), []byte("b"))
+	next := after(base, []*replication.Entry{file("f0001", nil)})
+	next.Delta.Volumes[0].Splices = map[string][]replication.Splice{"f0001": {{At: 0, Del: 1, Put: []replication.Chunk{{Length: 1, Hash: hashOf([]byte("c"))}}}}}
+	var delta bytes.Buffer
+	if err := encodeItems(em.NewEncoder(&delta), next); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(delta.Bytes())
 	dm, err := decMode()
 	if err != nil {
 		f.Fatal(err)

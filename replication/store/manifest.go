@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -22,10 +23,13 @@ import (
 // reader validates each before it makes room for the next: hostile bytes cost
 // little more memory than they are long. The items of a whole manifest are its
 // volumes' entries; those of a delta are, for each volume that it changes, the
-// entries to put, then the paths that are gone.
+// entries to put, then the paths that are gone. An entry to put of whose chunks few
+// changed has splices of the base's chunks instead of its own: version 3. What has none
+// is version 2, which older nodes read too.
 const (
 	manifestMagic   = "USMF"
 	manifestVersion = 2
+	splicedVersion  = 3
 	hashLen         = 32
 	manifestPrefix  = len(manifestMagic) + 1
 )
@@ -63,6 +67,20 @@ type volumeHeader struct {
 	Entries int    `cbor:"2,keyasint"` // of a delta: to put
 	Skipped int    `cbor:"3,keyasint,omitempty"`
 	Gone    int    `cbor:"4,keyasint,omitempty"` // paths, in a delta only
+}
+
+// putItem is an entry that a delta puts: with its chunks, or with how they come from
+// the base's.
+type putItem struct {
+	replication.Entry
+	Splices []replication.Splice `cbor:"13,keyasint,omitempty"`
+}
+
+func versionOf(m *replication.Manifest) byte {
+	if m.Delta != nil && slices.ContainsFunc(m.Delta.Volumes, func(v replication.VolumeDelta) bool { return len(v.Splices) > 0 }) {
+		return splicedVersion
+	}
+	return manifestVersion
 }
 
 type deltaHeader struct {
@@ -109,7 +127,7 @@ func EncodeManifest(m *replication.Manifest) ([]byte, error) {
 	}
 	var out bytes.Buffer
 	out.WriteString(manifestMagic)
-	out.WriteByte(manifestVersion)
+	out.WriteByte(versionOf(m))
 	zw, err := zstd.NewWriter(&out, zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<20))
 	if err != nil {
@@ -167,7 +185,11 @@ func encodeDelta(enc *cbor.Encoder, h header, d *replication.Delta) error {
 	}
 	for i := range d.Volumes {
 		for _, e := range d.Volumes[i].Put {
-			if err := enc.Encode(e); err != nil {
+			item := putItem{Entry: *e, Splices: d.Volumes[i].Splices[e.Path]}
+			if len(item.Splices) > 0 {
+				item.Chunks = nil
+			}
+			if err := enc.Encode(item); err != nil {
 				return err
 			}
 		}
@@ -280,8 +302,8 @@ func openManifest(b []byte) ([]byte, error) {
 	if string(b[:len(manifestMagic)]) != manifestMagic {
 		return nil, fmt.Errorf("%w: not a manifest", replication.ErrFormat)
 	}
-	if v := b[len(manifestMagic)]; v != manifestVersion {
-		return nil, fmt.Errorf("%w: manifest version %d, this node reads %d; install the same understudy on both nodes", replication.ErrFormat, v, manifestVersion)
+	if v := b[len(manifestMagic)]; v != manifestVersion && v != splicedVersion {
+		return nil, fmt.Errorf("%w: manifest version %d, this node reads up to %d; install the same understudy on both nodes", replication.ErrFormat, v, splicedVersion)
 	}
 	end := len(b) - hashLen
 	if sum := blake3.Sum256(b[:end]); !bytes.Equal(sum[:], b[end:]) {
@@ -351,14 +373,24 @@ func decodeDelta(dec *cbor.Decoder, h header, m *replication.Manifest) error {
 		last = vh.Name
 		vd := replication.VolumeDelta{Name: vh.Name, Skipped: vh.Skipped}
 		for at := range vh.Entries {
-			e := &replication.Entry{}
-			if err := dec.Decode(e); err != nil {
+			var item putItem
+			if err := dec.Decode(&item); err != nil {
 				return fmt.Errorf("%w: volume %s, entry %d: %w", replication.ErrFormat, vh.Name, at, err)
 			}
-			if err := dv.put(e); err != nil {
+			e := item.Entry
+			if len(item.Splices) > 0 && len(e.Chunks) > 0 {
+				return dv.bad(replication.ErrFormat, &e, "chunks, and splices of the base's")
+			}
+			if err := dv.put(&e, item.Splices); err != nil {
 				return err
 			}
-			vd.Put = append(vd.Put, e)
+			vd.Put = append(vd.Put, &e)
+			if len(item.Splices) > 0 {
+				if vd.Splices == nil {
+					vd.Splices = map[string][]replication.Splice{}
+				}
+				vd.Splices[e.Path] = item.Splices
+			}
 		}
 		for at := range vh.Gone {
 			var path string
@@ -388,11 +420,9 @@ func newChunks(m *replication.Manifest, each func(replication.Chunk)) {
 		}
 		return
 	}
-	for _, v := range m.Delta.Volumes {
-		for _, e := range v.Put {
-			for _, c := range e.Chunks {
-				each(c)
-			}
+	for i := range m.Delta.Volumes {
+		for c := range m.Delta.Volumes[i].Named() {
+			each(c)
 		}
 	}
 }

@@ -23,7 +23,7 @@ func validateDelta(m *replication.Manifest) error {
 		}
 		last = v.Name
 		for _, e := range v.Put {
-			if err := dv.put(e); err != nil {
+			if err := dv.put(e, v.Splices[e.Path]); err != nil {
 				return err
 			}
 		}
@@ -70,8 +70,11 @@ func newDeltaValidator(name, last string, skipped int, b *budget) (*deltaValidat
 	return &deltaValidator{volumeValidator: *v, puts: map[string]struct{}{}}, nil
 }
 
-func (v *deltaValidator) put(e *replication.Entry) error {
+func (v *deltaValidator) put(e *replication.Entry, ss []replication.Splice) error {
 	if err := v.count(e); err != nil {
+		return err
+	}
+	if err := v.splices(e, ss); err != nil {
 		return err
 	}
 	if err := v.follows(e.Path, &v.lastPut); err != nil {
@@ -88,6 +91,24 @@ func (v *deltaValidator) put(e *replication.Entry) error {
 		return v.bad(replication.ErrBadPath, e, "hard link of type %d to %.300q", e.Type, e.Link)
 	}
 	return v.bareLink(e)
+}
+
+// splices are looked at without the base's chunks; validateTouched sees what they make of them.
+func (v *deltaValidator) splices(e *replication.Entry, ss []replication.Splice) error {
+	if len(ss) > 0 && (e.Type != replication.TypeFile || e.Link != "") {
+		return v.bad(replication.ErrFormat, e, "splices in what is not a file")
+	}
+	end := -1
+	for _, s := range ss {
+		if s.At <= end || s.Del < 0 || s.At > maxChunks || s.Del > maxChunks || s.Del+len(s.Put) == 0 {
+			return v.bad(replication.ErrFormat, e, "a splice of %d chunks for %d at %d", len(s.Put), s.Del, s.At)
+		}
+		end = s.At + s.Del
+		if v.budget.chunks += 1 + len(s.Put); v.budget.chunks > maxChunks {
+			return v.bad(replication.ErrFormat, e, "more than %d chunks", maxChunks)
+		}
+	}
+	return nil
 }
 
 func (v *deltaValidator) del(path string) error {
@@ -151,13 +172,19 @@ func validateResult(m *replication.Manifest) error {
 
 func validateTouched(v *replication.Volume, d *replication.VolumeDelta) error {
 	es := v.Entries
-	bad := (&volumeValidator{volume: v.Name}).bad
+	alone := &volumeValidator{volume: v.Name}
+	bad := alone.bad
 	if root := es.Get("."); root == nil || root.Type != replication.TypeDir {
 		return fmt.Errorf("%w: volume %s has no root", replication.ErrFormat, v.Name)
 	}
 	for _, e := range d.Put {
 		if es.Get(e.Path) != e {
 			return bad(replication.ErrFormat, e, "is not in the generation")
+		}
+		if len(d.Splices[e.Path]) > 0 { // only now it has its chunks
+			if err := alone.fields(e); err != nil {
+				return err
+			}
 		}
 		if parent := es.Get(parentOf(e.Path)); e.Path != "." && (parent == nil || parent.Type != replication.TypeDir) {
 			return bad(replication.ErrBadPath, e, "is not in a directory")
