@@ -174,7 +174,6 @@ func (v *volume) lookWhole(ctx context.Context) error {
 	seen := make(map[string]struct{}, len(nodes))
 	for _, n := range nodes {
 		seen[n.Path] = struct{}{}
-		v.found(n)
 	}
 	maps.DeleteFunc(v.early, func(path string, _ reading) bool {
 		_, ok := seen[path]
@@ -191,6 +190,11 @@ func (v *volume) lookWhole(ctx context.Context) error {
 		if _, ok := seen[e.Path]; !ok {
 			v.vanished(e.Path)
 		}
+	}
+	// What is gone comes first: a hard link to it is another file's or its own now, also
+	// where nothing of the link itself changed.
+	for _, n := range nodes {
+		v.found(n)
 	}
 	return nil
 }
