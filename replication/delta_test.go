@@ -30,6 +30,8 @@ func randomEntry(r *rand.Rand) *replication.Entry {
 		e.Xattrs = map[string][]byte{"user.a": {byte(r.IntN(2))}, "user.b": nil}
 	case 2:
 		e.Chunks = []replication.Chunk{{Length: 1, Hash: replication.Hash{byte(r.IntN(2))}, Skip: int64(r.IntN(2))}}
+	case 3:
+		e.Flags = replication.FlagImmutable << r.IntN(2)
 	}
 	return e
 }

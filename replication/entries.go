@@ -192,7 +192,7 @@ func (e *Entry) digest() (d digest) {
 	number := func(n uint64) { b = binary.AppendUvarint(b, n) }
 	text(e.Path)
 	number(uint64(e.Type))
-	number(uint64(e.Mode))
+	number(uint64(e.Mode) | uint64(e.Flags)<<12)
 	number(uint64(e.UID))
 	number(uint64(e.GID))
 	number(uint64(e.MtimeNs))
@@ -221,9 +221,9 @@ func (e *Entry) digest() (d digest) {
 // Equal says whether two entries are the same in everything.
 func (e *Entry) Equal(o *Entry) bool { return e == o || e.SameMeta(o) && e.SameContent(o) }
 
-// SameMeta compares type, owner, mode, times and attributes; not content, and not Link.
+// SameMeta compares type, owner, mode, flags, times and attributes; not content, and not Link.
 func (e *Entry) SameMeta(o *Entry) bool {
-	return e.Type == o.Type && e.Mode == o.Mode && e.UID == o.UID && e.GID == o.GID && e.MtimeNs == o.MtimeNs &&
+	return e.Type == o.Type && e.Mode == o.Mode && e.Flags == o.Flags && e.UID == o.UID && e.GID == o.GID && e.MtimeNs == o.MtimeNs &&
 		maps.EqualFunc(e.Xattrs, o.Xattrs, slices.Equal[[]byte])
 }
 

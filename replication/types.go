@@ -88,6 +88,16 @@ const (
 	TypeBlock
 )
 
+// Flags of a file or directory, as chattr(1) sets them, that keep everybody from
+// changing it, root included.
+type Flags uint8
+
+// The flags.
+const (
+	FlagImmutable  Flags = 1 << iota // i: nothing of it changes
+	FlagAppendOnly                   // a: it only grows
+)
+
 // Chunk is a run of a file's content: Length bytes of the stored content that
 // Hash names, from its byte Skip on. A file that changed in the middle of a
 // stored run goes on naming that run for what is before and after. Gaps between
@@ -115,6 +125,7 @@ type Entry struct {
 	Link    string            `cbor:"10,keyasint,omitempty"` // hard link: Path of the first entry (in order) with this inode; content and metadata are there
 	Xattrs  map[string][]byte `cbor:"11,keyasint,omitempty"` // all namespaces: user, trusted, security (labels, capabilities), system.posix_acl_*
 	Chunks  []Chunk           `cbor:"12,keyasint,omitempty"`
+	Flags   Flags             `cbor:"13,keyasint,omitempty"` // of a file or directory
 }
 
 // Volume is a volume's tree.

@@ -44,7 +44,7 @@ func (w *worker) write(ctx context.Context, temp string, old, e *replication.Ent
 		switch {
 		case cloned:
 			need = differ
-		case e.Size >= inPlace && total(differ) <= e.Size/2:
+		case e.Size >= inPlace && total(differ) <= e.Size/2 && old.Flags == 0: // else it is not to be opened
 			return errPatch
 		}
 	}

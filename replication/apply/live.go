@@ -77,7 +77,7 @@ func liveEntry(ctx context.Context, g Generations, root *tree.Root, n tree.Node,
 
 // Verify compares the trees with the generation by content and metadata, and
 // returns the differences, in words; none: they are the same. Labels that a
-// kernel gives out by itself are not compared.
+// kernel gives out by itself are not compared, nor flags where the file system has none.
 func (a *Applier) Verify(ctx context.Context, id replication.ID, roots map[string]string) ([]string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -111,6 +111,7 @@ func verifyVolume(ctx context.Context, g Generations, v *replication.Volume, pat
 	if err != nil {
 		return nil, err
 	}
+	flags := root.HasFlags()
 	say := func(path, what string) { diffs = append(diffs, fmt.Sprintf("volume %s, %q: %s", v.Name, path, what)) }
 	for want := range v.Entries.All() {
 		got := live.Get(want.Path)
@@ -123,7 +124,7 @@ func verifyVolume(ctx context.Context, g Generations, v *replication.Volume, pat
 			say(want.Path, "is linked otherwise")
 		case !got.SameContent(want):
 			say(want.Path, "has other content")
-		case want.Link == "" && !withoutLabels(got).SameMeta(withoutLabels(want)):
+		case want.Link == "" && !likeHere(got, flags).SameMeta(likeHere(want, flags)):
 			say(want.Path, "has other metadata")
 		}
 	}
@@ -135,8 +136,12 @@ func verifyVolume(ctx context.Context, g Generations, v *replication.Volume, pat
 	return diffs, nil
 }
 
-func withoutLabels(e *replication.Entry) *replication.Entry {
+// likeHere is e without what this node may have otherwise.
+func likeHere(e *replication.Entry, flags bool) *replication.Entry {
 	c := *e
+	if !flags {
+		c.Flags = 0
+	}
 	c.Xattrs = maps.Clone(e.Xattrs)
 	maps.DeleteFunc(c.Xattrs, func(name string, _ []byte) bool { return tree.KernelLabel(name) })
 	return &c

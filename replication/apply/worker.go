@@ -33,7 +33,8 @@ type worker struct {
 
 // run: removals, then what is new or changed in order, then hard links to
 // what was replaced, then the directories' metadata, because making files in them
-// changes their mtimes. put and del are how to differs from from.
+// changes their mtimes, then the flags, because with them nothing else can be
+// changed. put and del are how to differs from from.
 func (w *worker) run(ctx context.Context, put []*replication.Entry, del []string) error {
 	w.changed, w.replaced, w.touched = map[string]struct{}{}, map[string]struct{}{}, map[string]struct{}{}
 	if err := w.remove(ctx, put, del); err != nil {
@@ -55,7 +56,7 @@ func (w *worker) run(ctx context.Context, put []*replication.Entry, del []string
 			return fmt.Errorf("%q: %w", path, err)
 		}
 	}
-	return nil
+	return w.protect(put, del)
 }
 
 // relink makes hard links again whose file is a new inode, and notes those whose

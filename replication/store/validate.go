@@ -232,7 +232,7 @@ func (v *volumeValidator) link(e *replication.Entry) error {
 
 // bareLink: content and metadata of a hard link are at what it links to.
 func (v *volumeValidator) bareLink(e *replication.Entry) error {
-	if e.Size != 0 || e.Rdev != 0 || e.Target != "" || len(e.Xattrs) != 0 || len(e.Chunks) != 0 || e.Mode != 0 || e.UID != 0 || e.GID != 0 || e.MtimeNs != 0 {
+	if e.Size != 0 || e.Rdev != 0 || e.Target != "" || len(e.Xattrs) != 0 || len(e.Chunks) != 0 || e.Mode != 0 || e.Flags != 0 || e.UID != 0 || e.GID != 0 || e.MtimeNs != 0 {
 		return v.bad(replication.ErrFormat, e, "a hard link with metadata of its own")
 	}
 	return nil
@@ -257,6 +257,8 @@ func (v *volumeValidator) fields(e *replication.Entry) error {
 	isFile, isLink := e.Type == replication.TypeFile, e.Type == replication.TypeSymlink
 	isDev := e.Type == replication.TypeChar || e.Type == replication.TypeBlock
 	switch {
+	case e.Flags&^(replication.FlagImmutable|replication.FlagAppendOnly) != 0, e.Flags != 0 && !isFile && e.Type != replication.TypeDir:
+		return v.bad(replication.ErrFormat, e, "flags %x", e.Flags)
 	case !isFile && (e.Size != 0 || len(e.Chunks) != 0):
 		return v.bad(replication.ErrFormat, e, "content in what is not a file")
 	case isLink != (e.Target != ""), len(e.Target) > maxTarget, strings.IndexByte(e.Target, 0) >= 0:

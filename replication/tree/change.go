@@ -11,11 +11,17 @@ import (
 
 // Mkdir makes a directory, 0700.
 func (r *Root) Mkdir(rel string) error {
-	return r.in("mkdir", rel, func(dirfd int, name string) error { return unix.Mkdirat(dirfd, name, 0o700) })
+	return r.freely(func() error {
+		return r.in("mkdir", rel, func(dirfd int, name string) error { return unix.Mkdirat(dirfd, name, 0o700) })
+	}, Dir(rel))
 }
 
 // Make makes a symlink, FIFO or device.
 func (r *Root) Make(rel string, e *replication.Entry) error {
+	return r.freely(func() error { return r.make(rel, e) }, Dir(rel))
+}
+
+func (r *Root) make(rel string, e *replication.Entry) error {
 	return r.in("make", rel, func(dirfd int, name string) error {
 		switch e.Type {
 		case replication.TypeSymlink:
@@ -33,6 +39,10 @@ func (r *Root) Make(rel string, e *replication.Entry) error {
 
 // Link makes rel a hard link to target.
 func (r *Root) Link(target, rel string) error {
+	return r.freely(func() error { return r.link(target, rel) }, target, Dir(rel))
+}
+
+func (r *Root) link(target, rel string) error {
 	tdir, tname, err := r.split(target)
 	if err != nil {
 		return err
@@ -44,6 +54,10 @@ func (r *Root) Link(target, rel string) error {
 // Rename moves from to to, both in the same directory, over what is there. Two
 // links of one file end as one.
 func (r *Root) Rename(from, to string) error {
+	return r.freely(func() error { return r.rename(from, to) }, to, Dir(to))
+}
+
+func (r *Root) rename(from, to string) error {
 	_, fname, _ := cutLast(from)
 	return r.in("rename", to, func(dirfd int, name string) error {
 		if err := unix.Renameat(dirfd, fname, dirfd, name); err != nil {
@@ -76,7 +90,7 @@ func (r *Root) RemoveAll(rel string) error {
 	todo := []string{rel}
 	for len(todo) > 0 {
 		at := todo[len(todo)-1]
-		err := r.unlink(at)
+		err := r.freely(func() error { return r.unlink(at) }, at, Dir(at))
 		switch {
 		case err == nil, vanished(err):
 			todo = todo[:len(todo)-1]
@@ -98,7 +112,7 @@ func (r *Root) RemoveAll(rel string) error {
 func (r *Root) unlink(rel string) error {
 	return r.in("remove", rel, func(dirfd int, name string) error {
 		err := unix.Unlinkat(dirfd, name, 0)
-		if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
+		if errors.Is(err, unix.EISDIR) {
 			return unix.Unlinkat(dirfd, name, unix.AT_REMOVEDIR)
 		}
 		return err

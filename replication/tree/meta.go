@@ -35,6 +35,9 @@ func (r *Root) Meta(path string, s Stat) (replication.Entry, error) {
 			e.Target = string(buf[:n])
 		}
 		var err error
+		if e.Flags, err = flagsOf(fd, e.Type); err != nil {
+			return err
+		}
 		e.Xattrs, err = xattrs(proc)
 		return err
 	})
@@ -87,7 +90,16 @@ func sized(f func([]byte) (int, error)) ([]byte, error) {
 // SetMeta gives path the owner, mode, attributes and times of e, in the order
 // in which none undoes another: a new owner takes setuid and capabilities
 // away. What the file system or the kernel cannot take comes back as warnings.
+// Flags are not set: while they are, nothing else can be (see SetFlags).
 func (r *Root) SetMeta(path string, e *replication.Entry) (warnings []string, err error) {
+	err = r.freely(func() error {
+		warnings, err = r.setMeta(path, e)
+		return err
+	}, path)
+	return warnings, err
+}
+
+func (r *Root) setMeta(path string, e *replication.Entry) (warnings []string, err error) {
 	err = r.handle(path, func(fd int, proc string) error {
 		if err := unix.Fchownat(fd, "", int(e.UID), int(e.GID), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("owner: %w", err)
@@ -103,11 +115,15 @@ func (r *Root) SetMeta(path string, e *replication.Entry) (warnings []string, er
 	if err != nil {
 		return warnings, err
 	}
-	return warnings, r.SetMtime(path, e.MtimeNs)
+	return warnings, r.setMtime(path, e.MtimeNs)
 }
 
 // SetMtime sets the modification time of path itself, and leaves its access time.
 func (r *Root) SetMtime(path string, ns int64) error {
+	return r.freely(func() error { return r.setMtime(path, ns) }, path)
+}
+
+func (r *Root) setMtime(path string, ns int64) error {
 	return r.in("mtime", path, func(dirfd int, name string) error {
 		mt := unix.NsecToTimespec(ns)
 		at := unix.Timespec{Nsec: unix.UTIME_OMIT}
@@ -121,10 +137,12 @@ func setXattrs(proc string, e *replication.Entry) (warnings []string, err error)
 		return nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(have)) {
-		if _, ok := e.Xattrs[name]; ok || KernelLabel(name) {
+		if _, ok := e.Xattrs[name]; ok || KernelLabel(name) && name != selinux {
 			continue
 		}
-		if err := unix.Removexattr(proc, name); err != nil && !errors.Is(err, unix.ENODATA) {
+		// A kernel with SELinux has a label for everything and keeps it; without, it is an
+		// attribute as any other.
+		if err := unix.Removexattr(proc, name); err != nil && !errors.Is(err, unix.ENODATA) && name != selinux {
 			return warnings, fmt.Errorf("remove attribute %q: %w", name, err)
 		}
 	}
@@ -145,11 +163,13 @@ func setXattrs(proc string, e *replication.Entry) (warnings []string, err error)
 	return warnings, nil
 }
 
-// KernelLabel names attributes that the kernel of a node gives out by itself. They cannot
-// be taken away, and a node without that security module may refuse them.
+const selinux = "security.selinux"
+
+// KernelLabel names attributes that the kernel of a node gives out by itself. They may
+// not be taken away, and a node without that security module may refuse them.
 func KernelLabel(name string) bool {
 	switch name {
-	case "security.selinux", "security.SMACK64", "security.ima", "security.evm":
+	case selinux, "security.SMACK64", "security.ima", "security.evm":
 		return true
 	}
 	return false

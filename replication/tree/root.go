@@ -162,7 +162,11 @@ var ErrNotRegular = errors.New("not a regular file")
 
 // Create makes a new file, 0600; it must not exist.
 func (r *Root) Create(rel string) (*os.File, error) {
-	fd, err := r.openBeneath(rel, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
+	fd := -1
+	err := r.freely(func() (err error) {
+		fd, err = r.openBeneath(rel, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
+		return err
+	}, Dir(rel))
 	if err != nil {
 		return nil, r.fail("create", rel, err)
 	}

@@ -1,0 +1,52 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/tree"
+)
+
+// protect sets the flags of whatever may have lost them: tree.Root takes away those
+// that are in the way of a change, and who is killed after that has to find the same
+// paths again. So all that such a change can have been in the way of is looked at,
+// and nothing is remembered.
+func (w *worker) protect(put []*replication.Entry, del []string) error {
+	paths := maps.Clone(w.changed)
+	maps.Copy(paths, w.touched)
+	links := func(e *replication.Entry) { // flags are the inode's, and so its first path's
+		if e != nil && e.Link != "" {
+			paths[e.Link] = struct{}{}
+		}
+	}
+	for _, e := range put {
+		paths[e.Path] = struct{}{}
+		links(e)
+		links(w.from.Get(e.Path))
+	}
+	for _, path := range del {
+		links(w.from.Get(path))
+	}
+	for _, path := range slices.SortedFunc(maps.Keys(paths), replication.ComparePaths) {
+		e := w.to.Get(path)
+		if e == nil || e.Flags == 0 {
+			continue
+		}
+		if err := w.hook.At("flags " + path); err != nil {
+			return err
+		}
+		w.changed[path] = struct{}{}
+		err := w.root.SetFlags(path, e.Flags)
+		if errors.Is(err, tree.ErrNoFlags) {
+			w.res.Warnings = append(w.res.Warnings, fmt.Sprintf("%q is immutable or append-only on the active, and is not here: %v", path, err))
+			err = nil
+		}
+		if err != nil {
+			return fmt.Errorf("%q: %w", path, err)
+		}
+	}
+	return nil
+}
