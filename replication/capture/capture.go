@@ -17,7 +17,8 @@ import (
 )
 
 // ErrFreezeTooLong says that FreezeMax passed before everything changed was set aside.
-// The containers run again and the capture is dropped; try again.
+// The containers run again and the capture is dropped; try again: the next ones
+// leave less to be done in the freeze.
 var ErrFreezeTooLong = errors.New("the freeze took too long")
 
 // ErrBusy says that, without a freezer, files changed while they were read and did not
@@ -58,6 +59,7 @@ type Capturer struct {
 	pending pending
 	mapped  map[string]map[uint64]string // by volume, see volume.mapped
 	shadows map[string]*shadows          // by volume
+	sparing time.Time                    // until then little is left to do in freezes, see job.spare
 }
 
 // New makes a Capturer.
@@ -165,10 +167,17 @@ func (c *Capturer) once(ctx context.Context, r Request) (res *Result, err error)
 	if unchanged {
 		return &Result{Index: j.index(j.base())}, replication.ErrUnchanged
 	}
-	if err := j.readQuiet(ctx); err != nil {
+	before := j.readQuiet
+	if c.now().Before(c.sparing) {
+		before = j.spare
+	}
+	if err := before(ctx); err != nil {
 		return nil, err
 	}
 	if err := j.take(ctx); err != nil {
+		if errors.Is(err, ErrFreezeTooLong) {
+			c.sparing = c.now().Add(spareFor)
+		}
 		return nil, err
 	}
 	if err := j.read(ctx); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/tree"
@@ -65,8 +66,12 @@ func (v *volume) looksAs(base *replication.Volume) bool {
 // while, so that the freeze has only the busy ones to set aside. A file that
 // has the same stat in the freeze has the same content: its ctime is older
 // than this look by more than any clock tick, so a change since would show.
-func (j *job) readQuiet(ctx context.Context) error {
-	before := j.at - int64(quiet)
+func (j *job) readQuiet(ctx context.Context) error { return j.readAtRest(ctx, quiet) }
+
+// readAtRest is readQuiet of what has been at rest for some other while, more than a tick of
+// any clock.
+func (j *job) readAtRest(ctx context.Context, rest time.Duration) error {
+	before := j.at - int64(rest)
 	for _, v := range j.vols {
 		for _, path := range v.todo() {
 			n := v.node(path)
