@@ -30,10 +30,13 @@ func small(t testing.TB, in func(string) string) {
 	treetest.Must(t, os.Link(in("a"), in("d/hard")))
 	treetest.Must(t, os.Symlink("a", in("s")))
 	treetest.Must(t, os.Mkdir(in("moved"), 0o700))
+	treetest.Chattr(t, "+i", in("d/hard"), in("gone"), in("f2d/x"), in("f2d"), in("d/e"))
+	treetest.Chattr(t, "+a", in("both"), in("moved"))
 }
 
 func smallChange(t testing.TB, in func(string) string) {
 	t.Helper()
+	treetest.Free(t, in("."))
 	patch(t, in("a"), 0, []byte("A"))
 	treetest.Must(t, os.Remove(in("gone")))
 	treetest.Must(t, os.RemoveAll(in("f2d")))
@@ -44,6 +47,9 @@ func smallChange(t testing.TB, in func(string) string) {
 	treetest.Must(t, os.Mkdir(in("s"), 0o711))
 	treetest.Write(t, in("s/new"), nil)
 	treetest.Must(t, os.Link(in("d/b"), in("s/link")))
+	treetest.Must(t, os.Remove(in("d/hard")))
+	treetest.Chattr(t, "+i", in("a"), in("d/b"), in("d/e"), in("."))
+	treetest.Chattr(t, "+a", in("both"), in("s/new"))
 }
 
 var errKilled = errors.New("killed here")
@@ -94,6 +100,7 @@ func TestInterruptedAtEveryStep(t *testing.T) {
 				if n > 200 {
 					t.Fatal("it never ends")
 				}
+				treetest.Free(t, dir)
 				treetest.Must(t, os.RemoveAll(dir))
 			}
 		})
@@ -132,6 +139,9 @@ func TestPendingThenNext(t *testing.T) {
 func TestMain(m *testing.M) {
 	if path := os.Getenv(mapsFile); path != "" {
 		mappingMain(path)
+	}
+	if path := os.Getenv(pagesFile); path != "" {
+		pagesMain(path)
 	}
 	_ = flag.Set("rapid.checks", "25") // each mounts, captures and runs rsync; more with -rapid.checks
 	if dir := os.Getenv("APPLY_KILL_DIR"); dir != "" {

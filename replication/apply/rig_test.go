@@ -16,6 +16,7 @@ import (
 	"github.com/understudy-ha/understudy/replication/store"
 	"github.com/understudy-ha/understudy/replication/tree"
 	"github.com/understudy-ha/understudy/replication/tree/treetest"
+	"github.com/understudy-ha/understudy/replication/watch"
 )
 
 // rig is an active and a standby on one file system.
@@ -31,7 +32,7 @@ type rig struct {
 	last          *capture.Result
 	capturer      *capture.Capturer
 	hints         capture.Hints
-	frozen        func() // called in each freeze
+	frozen, thaw  func() // called in each freeze, and at its end
 	loose         bool
 	processes     func() ([]int, error)
 }
@@ -41,7 +42,22 @@ func (r *rig) Freeze(context.Context) (func() error, error) {
 	if r.frozen != nil {
 		r.frozen()
 	}
-	return func() error { return nil }, nil
+	return func() error {
+		if r.thaw != nil {
+			r.thaw()
+		}
+		return nil
+	}, nil
+}
+
+// watch lets captures look only where the kernel tells that something changed.
+func (r *rig) watch(t testing.TB) {
+	t.Helper()
+	w, err := watch.New(watch.Options{})
+	treetest.Must(t, err)
+	t.Cleanup(func() { treetest.Must(t, w.Close()) })
+	treetest.Must(t, w.Add("data", r.src))
+	r.hints = w
 }
 
 func newRig(t testing.TB, dir string) *rig {
@@ -240,6 +256,26 @@ var mutations = []struct {
 		treetest.Must(t, os.Rename(in("plain"), in("tmp")))
 		treetest.Must(t, os.Rename(in("nothing"), in("plain")))
 		treetest.Must(t, os.Rename(in("tmp"), in("nothing")))
+	}},
+	{"flags", func(t testing.TB, in func(string) string) {
+		treetest.Chattr(t, "+i", in("nothing"), in("zeros"), in("lca"), in("sparse"), in("."))
+		treetest.Chattr(t, "+a", in("large"), in("empty"), in("sub/again"), in("sub/again/f"))
+	}},
+	{"changes of what has flags", func(t testing.TB, in func(string) string) {
+		treetest.Chattr(t, "-ia", in("."), in("nothing"), in("zeros"), in("lca"), in("large"), in("empty"), in("sub/again"), in("sub/again/f"))
+		treetest.Must(t, os.Remove(in("zz-hard"))) // of nothing
+		treetest.Must(t, os.Link(in("nothing"), in("zz-other")))
+		treetest.Must(t, os.Remove(in("zeros")))
+		patch(t, in("large"), 1<<20, []byte("BENEATH"))
+		treetest.Must(t, os.Chown(in("nothing"), 7, 8)) // which has other names
+		treetest.Write(t, in("lca/new"), []byte("in an immutable directory"))
+		treetest.Must(t, os.RemoveAll(in("sub/again")))
+		treetest.Must(t, os.Rename(in("empty"), in("void")))
+		treetest.Chattr(t, "+i", in("lca"), in("large"), in("nothing"), in("lca/new"))
+		treetest.Chattr(t, "+a", in("void"))
+	}},
+	{"flags go", func(t testing.TB, in func(string) string) {
+		treetest.Free(t, in("."))
 	}},
 	{"nearly everything goes", func(t testing.TB, in func(string) string) {
 		names, err := os.ReadDir(in("."))

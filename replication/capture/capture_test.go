@@ -77,6 +77,20 @@ type bench struct {
 	index  *tree.Index
 	freeze *fakeFreezer
 	limit  time.Duration
+	loose  bool
+	hints  Hints
+	with   *Capturer // nil: a new one each time
+	onPut  func()    // called once, in the next Put
+}
+
+func (b *bench) Has(h replication.Hash) bool { return b.sink.Has(h) }
+
+func (b *bench) Put(h replication.Hash, data []byte, from *os.File, at int64) error {
+	if f := b.onPut; f != nil {
+		b.onPut = nil
+		f()
+	}
+	return b.sink.Put(h, data, from, at)
 }
 
 func newBench(t testing.TB, dir string) *bench {
@@ -89,11 +103,15 @@ func newBench(t testing.TB, dir string) *bench {
 func (b *bench) in(name string) string { return b.vol.Path + "/" + name }
 
 func (b *bench) capture() (*Result, error) {
-	r := Request{Volumes: []Volume{b.vol}, Base: b.base, Index: b.index, Sink: b.sink, FreezeMax: b.limit}
+	r := Request{Volumes: []Volume{b.vol}, Base: b.base, Index: b.index, Sink: b, FreezeMax: b.limit, Loose: b.loose, Hints: b.hints}
 	if b.freeze != nil {
 		r.Freezer = b.freeze
 	}
-	res, err := New(Options{}).Capture(context.Background(), r)
+	c := b.with
+	if c == nil {
+		c = New(Options{})
+	}
+	res, err := c.Capture(context.Background(), r)
 	if err == nil {
 		seq := uint64(1)
 		if b.base != nil {
@@ -283,6 +301,40 @@ func TestFreezeTooLong(t *testing.T) {
 	}
 	b.freeze.in, b.limit = nil, time.Minute
 	b.must(t)
+}
+
+// After a freeze that took too long, what was written a moment ago is read before the
+// next one and not in it.
+func TestCheaperAfterTooLong(t *testing.T) {
+	for _, fs := range treetest.FileSystems {
+		t.Run(fs, func(t *testing.T) {
+			b := newBench(t, treetest.Mount(t, fs))
+			shift := -time.Hour // to such a clock nothing is at rest
+			b.with = New(Options{Now: func() time.Time { return time.Now().Add(shift) }})
+			fill := func(c byte) {
+				for n := range 5 {
+					treetest.Write(t, b.in(fmt.Sprint(n)), bytes.Repeat([]byte{c}, 200_000+n))
+				}
+			}
+			fill('a')
+			if res := b.must(t); res.Cloned+res.Copied != 5 {
+				t.Fatalf("%d cloned and %d copied in the freeze, 5 were written", res.Cloned, res.Copied)
+			}
+			shift = 0
+			fill('b')
+			b.limit, b.freeze.in = 30*time.Millisecond, func() { time.Sleep(60 * time.Millisecond) }
+			if _, err := b.capture(); !errors.Is(err, ErrFreezeTooLong) {
+				t.Fatal(err)
+			}
+			b.limit, b.freeze.in = time.Minute, nil
+			fill('c')
+			res := b.must(t)
+			if res.Cloned+res.Copied != 0 || b.freeze.froze.Load() != 3 {
+				t.Errorf("%d cloned and %d copied in the freeze; frozen %d times", res.Cloned, res.Copied, b.freeze.froze.Load())
+			}
+			b.wantAll(t)
+		})
+	}
 }
 
 // The thaw does not wait for work that hangs.

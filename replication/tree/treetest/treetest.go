@@ -16,34 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FileSystems are the ones volumes live on: with reflinks and without.
-var FileSystems = []string{"xfs", "ext4"}
-
-// Mount makes a file system of the kind in a loop-mounted image and gives its
-// root. It is gone after the test. Needs root.
-func Mount(t testing.TB, kind string) string {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("mounting an " + kind + " image needs root; run the tests as root")
-	}
-	dir := t.TempDir()
-	img, mnt := filepath.Join(dir, "img"), filepath.Join(dir, "mnt")
-	if err := os.Mkdir(mnt, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(img, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(img, 1<<30); err != nil {
-		t.Fatal(err)
-	}
-	need(t, "mkfs."+kind, map[string]string{"xfs": "xfsprogs", "ext4": "e2fsprogs"}[kind])
-	run(t, "mkfs."+kind, "-q", img)
-	run(t, "mount", "-o", "loop", img, mnt)
-	t.Cleanup(func() { run(t, "umount", "-l", mnt) })
-	return mnt
-}
-
 // need fails the test with the Debian package that is missing.
 func need(t testing.TB, program, pkg string) {
 	t.Helper()
@@ -60,7 +32,8 @@ func run(t testing.TB, name string, args ...string) {
 }
 
 // Same fails the test when rsync, comparing everything it can, would change
-// anything in b to make it like a. Sockets are not compared.
+// anything in b to make it like a, or when a path has other flags: of these rsync
+// knows nothing. Sockets are not compared.
 func Same(t testing.TB, a, b string) {
 	t.Helper()
 	need(t, "rsync", "rsync")
@@ -69,7 +42,11 @@ func Same(t testing.TB, a, b string) {
 	if err != nil || len(out) > 0 {
 		t.Errorf("the trees differ (%v):\n%s", err, out)
 	}
+	sameFlags(t, a, b)
 }
+
+// Label is the attribute of SELinux. A kernel without SELinux keeps it as any other.
+const Label = "security.selinux"
 
 // Must fails the test on an error.
 func Must(t testing.TB, err error) {
@@ -199,14 +176,21 @@ func attributes(t testing.TB, dir string) {
 	set("sub", "trusted.secret", []byte("t"))
 	set("sym", "trusted.onlink", []byte("l"))
 	set("fifo", "trusted.onfifo", []byte("f"))
+	for _, name := range []string{"plain", "sub", "sym", "dangling", "fifo", "char", "."} {
+		set(name, Label, []byte("system_u:object_r:container_file_t:s0:c1,c2\x00"))
+	}
 	Write(t, filepath.Join(dir, "ping"), []byte("#!"))
-	capability := []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} // cap_net_raw=ep
-	set("ping", "security.capability", capability)
+	set("ping", "security.capability", capability(0x20)) // cap_net_raw=ep
 	set("acl", "system.posix_acl_default", ACL(7, 5, 0))
 	set("acl", "system.posix_acl_access", ACL(7, 5, 4))
 	Write(t, filepath.Join(dir, "acl", "inherits"), []byte("x"))
 	Write(t, filepath.Join(dir, "acl", "plain"), []byte("x"))
 	Must(t, unix.Removexattr(filepath.Join(dir, "acl", "plain"), "system.posix_acl_access"))
+}
+
+// capability is a file's, effective, of which bits are the second byte.
+func capability(bits byte) []byte {
+	return []byte{1, 0, 0, 2, 0, bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 }
 
 // ACL is a POSIX ACL in its attribute form (linux/posix_acl_xattr.h), with the
