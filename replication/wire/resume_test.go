@@ -69,7 +69,7 @@ func breaking(t *testing.T, addr string, after int64) func(ctx context.Context, 
 		<-ended
 	})
 	return func(ctx context.Context, network, _ string) (net.Conn, error) {
-		o := ClientOptions{KeepAlive: time.Second, DeadAfter: time.Second}
+		o := ClientOptions{KeepAlive: time.Second, DeadAfter: 2 * time.Second}
 		return o.dialTCP(ctx, network, l.Addr().String())
 	}
 }
@@ -78,12 +78,12 @@ func breaking(t *testing.T, addr string, after int64) func(ctx context.Context, 
 // The sender finds out by itself, and goes on with a new connection where the file is,
 // although the receiver of the old one has it open until it takes the sender for stalled.
 func TestALargePackGoesOnAfterALinkDied(t *testing.T) {
-	d := startSSHD(t, "SetEnv "+stallEnv+"=3s")
+	d := startSSHD(t, "SetEnv "+stallEnv+"=5s")
 	data, _ := parts(12)
 	p, _ := onePack(t, data...)
 	o := d.options
 	o.DialContext = breaking(t, d.addr, p.Size/2)
-	o.KeepAlive, o.DeadAfter = time.Second, time.Second
+	o.KeepAlive, o.DeadAfter = time.Second, 2*time.Second
 	c, err := Dial(t.Context(), o)
 	ok(t, err)
 	wantErr(t, c.PutPack(t.Context(), svc, p, nil), ErrDisconnected)
