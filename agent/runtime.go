@@ -84,7 +84,10 @@ func healthOf(h podman.HealthStatus) api.Health {
 // workload is the service's as package podman has it: with its members as far as they
 // are known, for what only looks at it.
 func workload(spec api.Spec) podman.Workload {
-	return podman.Workload{Containers: spec.Containers, Pods: spec.Pods, Volumes: spec.Volumes, ReplicateBinds: spec.BindMounts == api.BindsReplicate}
+	return podman.Workload{
+		Containers: spec.Containers, Pods: spec.Pods, Quadlet: spec.Quadlet, Kube: spec.Kube,
+		Volumes: spec.Volumes, ReplicateBinds: spec.BindMounts == api.BindsReplicate,
+	}
 }
 
 // named is the workload as its operator named it.
@@ -112,11 +115,30 @@ func (r *runtimeAdapter) Problems(ctx context.Context, spec api.Spec) (problems,
 	return problems, caveats, err
 }
 
+func (r *runtimeAdapter) UnitProblems(spec api.Spec) ([]string, error) {
+	list, err := r.client.CheckUnits(named(spec))
+	var out []string
+	for _, p := range list {
+		if !p.Warning {
+			out = append(out, p.String())
+		}
+	}
+	return out, err
+}
+
+func (r *runtimeAdapter) Adopt(ctx context.Context, spec api.Spec, make bool) ([]string, error) {
+	return r.client.Adopt(ctx, named(spec), make)
+}
+
 func (r *runtimeAdapter) Define(ctx context.Context, spec api.Spec) (service.Definition, error) {
 	w := named(spec)
 	names, absent, err := r.client.Members(ctx, w)
 	if err != nil {
 		return service.Definition{}, err
+	}
+	if len(absent) > 0 && len(spec.Quadlet)+len(spec.Kube) > 0 && len(spec.Containers) > 0 {
+		// The files are on the node that the service began on; what they came to is known.
+		names, absent = spec.Containers, nil
 	}
 	if len(absent) > 0 {
 		return service.Definition{}, api.Errorf(api.KindNotFound, "make it again as it was, or take it out of the resource's parameters", "this node has no %s", strings.Join(absent, ", no "))
@@ -179,7 +201,11 @@ func (r *runtimeAdapter) Realise(ctx context.Context, raw []byte) ([]string, err
 	r.mu.Lock()
 	r.paths = nil
 	r.mu.Unlock()
-	return r.client.Realise(ctx, d)
+	changes, err := r.client.Realise(ctx, d)
+	if len(changes) > 0 { // what was made is to survive a power cut
+		err = errors.Join(err, r.client.Sync(ctx))
+	}
+	return changes, err
 }
 
 func (r *runtimeAdapter) VolumePaths(ctx context.Context, names []string) (out map[string]string, err error) {

@@ -1,6 +1,7 @@
 package ocf
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -84,6 +85,17 @@ func TestSpec(t *testing.T) {
 	}
 }
 
+// A workload need not be containers.
+func TestSpecOfUnits(t *testing.T) {
+	got, problems := specOf("quadlet=shop.pod, cache.container", "kube=/etc/shop/shop.yaml")
+	if len(problems) > 0 || !slices.Equal(got.Quadlet, []string{"shop.pod", "cache.container"}) || !slices.Equal(got.Kube, []string{"/etc/shop/shop.yaml"}) || got.Empty() {
+		t.Errorf("%+v, %v", got, problems)
+	}
+	if _, problems := specOf(); len(problems) != 1 || !strings.Contains(problems[0].Message, "kube") {
+		t.Errorf("no workload: %v", problems)
+	}
+}
+
 // TestDefaults reads every default: apply counts on them being right.
 func TestDefaults(t *testing.T) {
 	got, problems := specOf("containers=registry")
@@ -116,6 +128,12 @@ func TestSpecProblems(t *testing.T) {
 		{"containers=,", api.KindConfigured, "names no container"},
 		{"containers=a,a", api.KindConfigured, "twice"},
 		{"containers=../etc", api.KindConfigured, "not a container's name"},
+		{"quadlet=shop.network", api.KindConfigured, "not the name of a quadlet file"},
+		{"quadlet=/etc/containers/systemd/shop.pod", api.KindConfigured, "not the name of a quadlet file"},
+		{"quadlet=a.pod a.pod", api.KindConfigured, "twice"},
+		{"kube=shop.yaml", api.KindConfigured, "not an absolute path"},
+		{"kube=/etc/../shop.yaml", api.KindConfigured, "not an absolute path"},
+		{"kube=,", api.KindConfigured, "names no file"},
 		{"volumes=/srv/data", api.KindConfigured, "not a volume's name"},
 		{"vip=192.0.2.100", api.KindConfigured, "lacks the prefix length of its network, such as 192.0.2.100/24"},
 		{"vip=2001:db8::1", api.KindConfigured, "such as 2001:db8::1/64"},

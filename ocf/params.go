@@ -128,7 +128,7 @@ var parameters = []parameter{
 		name: "containers", short: "Containers of the service", uniqueGroup: "containers", shape: true, workload: true,
 		long: "The names of the service's containers, separated by commas or spaces, in the order in which they are started; they are stopped in reverse. " +
 			"They exist on the node where the service is set up first; their definitions, images, networks, volumes and secrets are carried to the others. " +
-			"At least one of containers and pods has to be set.",
+			"At least one of containers, pods, quadlet and kube has to be set.",
 		example: "registry",
 		read:    readNames("container", func(s *api.Spec) *[]string { return &s.Containers }),
 	},
@@ -138,6 +138,22 @@ var parameters = []parameter{
 			"All their containers are the service's; they are started after those named in containers, in the order in which they were made.",
 		example: "shop",
 		read:    readNames("pod", func(s *api.Spec) *[]string { return &s.Pods }),
+	},
+	{
+		name: "quadlet", short: "Quadlet units of the service", uniqueGroup: "quadlet", shape: true, workload: true,
+		long: "The file names of Quadlet units (.container, .pod, .kube), separated by commas or spaces, in the order in which their containers are started; " +
+			"a pod's comes with those of its containers. They are on the node where the service is set up first. Understudy stops and masks the services that " +
+			"systemd has of them, wherever it finds them, and makes their containers itself; the units of their volumes and networks stay systemd's.",
+		example: "shop.pod",
+		read:    readUnits(func(s *api.Spec) *[]string { return &s.Quadlet }),
+	},
+	{
+		name: "kube", short: "Kubernetes YAML of the service", uniqueGroup: "kube", shape: true, workload: true,
+		long: "The absolute paths of Kubernetes YAML, separated by commas or spaces, on the node where the service is set up first and its pods were made: " +
+			"podman kube play --start=false FILE. It is played again on the other nodes, where the file need not be. " +
+			"Flags other than --network, --publish and --log-driver are not known to Podman afterwards, and cannot be carried.",
+		example: "/etc/shop/shop.yaml",
+		read:    readPaths("file", func(s *api.Spec) *[]string { return &s.Kube }),
 	},
 	{
 		name: "volumes", short: "Volumes to replicate", shape: true,

@@ -3,6 +3,7 @@ package ocf
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -71,21 +72,52 @@ func readNIC(spec *api.Spec, value string) error {
 
 // readNames reads names as Podman allows them.
 func readNames(what string, field func(*api.Spec) *[]string) func(*api.Spec, string) error {
-	return func(spec *api.Spec, value string) error {
-		var names []string
-		for _, name := range split(value) {
-			if !isPodmanName(name) {
-				return fmt.Errorf("%q is not a %s's name", name, what)
-			}
-			if slices.Contains(names, name) {
-				return fmt.Errorf("%s %s is there twice", what, name)
-			}
-			names = append(names, name)
+	return readList(what, field, func(name string) error {
+		if !isPodmanName(name) {
+			return fmt.Errorf("%q is not a %s's name", name, what)
 		}
-		if len(names) == 0 {
+		return nil
+	})
+}
+
+// readUnits reads file names of quadlet units, without a directory.
+func readUnits(field func(*api.Spec) *[]string) func(*api.Spec, string) error {
+	endings := []string{".container", ".pod", ".kube"}
+	return readList("unit", field, func(name string) error {
+		if !slices.Contains(endings, filepath.Ext(name)) || filepath.Base(name) != name {
+			return fmt.Errorf("%q is not the name of a quadlet file (%s)", name, strings.Join(endings, ", "))
+		}
+		return nil
+	})
+}
+
+// readPaths reads absolute paths.
+func readPaths(what string, field func(*api.Spec) *[]string) func(*api.Spec, string) error {
+	return readList(what, field, func(name string) error {
+		if !filepath.IsAbs(name) || filepath.Clean(name) != name {
+			return fmt.Errorf("%q is not an absolute path", name)
+		}
+		return nil
+	})
+}
+
+// readList reads a list of words that are all right, each there once.
+func readList(what string, field func(*api.Spec) *[]string, check func(word string) error) func(*api.Spec, string) error {
+	return func(spec *api.Spec, value string) error {
+		var list []string
+		for _, word := range split(value) {
+			if err := check(word); err != nil {
+				return err
+			}
+			if slices.Contains(list, word) {
+				return fmt.Errorf("%s %s is there twice", what, word)
+			}
+			list = append(list, word)
+		}
+		if len(list) == 0 {
 			return fmt.Errorf("it names no %s", what)
 		}
-		*field(spec) = names
+		*field(spec) = list
 		return nil
 	}
 }

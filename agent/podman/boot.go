@@ -20,14 +20,10 @@ const updateMajor, updateMinor = 5, 1
 // Where units that are started at boot are linked from.
 var wantsDirs = []string{"etc/systemd/system", "run/systemd/generator", "usr/lib/systemd/system", "usr/local/lib/systemd/system"}
 
-// BootStarters finds systemd units of this node that start one of the containers
-// at boot. Check does it too; this is for a standby, where the containers may not be yet.
-func (c *Client) BootStarters(names []string) []Problem { return bootStarters(c.opts.Root, names) }
-
 // bootStarters finds systemd units that start one of the containers by themselves:
 // units below root that some target wants and whose commands speak of podman and
-// of the container's name.
-func bootStarters(root string, names []string) []Problem {
+// of the container's name. Units in but are seen to, and masked ones start nothing.
+func bootStarters(root string, names []string, but ...string) []Problem {
 	var problems []Problem
 	for _, dir := range wantsDirs {
 		links, _ := filepath.Glob(filepath.Join(root, dir, "*.*s", "*.service")) // .wants, .requires
@@ -36,6 +32,9 @@ func bootStarters(root string, names []string) []Problem {
 				continue
 			}
 			unit := filepath.Base(link)
+			if masked(root, unit) || slices.Contains(but, unit) {
+				continue
+			}
 			for _, name := range startedBy(unitFile(root, link), names) {
 				problems = append(problems, Problem{
 					Container: name,

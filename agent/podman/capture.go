@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/containers/podman/v5/libpod/define"
 	"github.com/containers/podman/v5/pkg/specgen"
@@ -18,7 +17,14 @@ import (
 // later Realise on this node may make them again.
 func (c *Client) Capture(ctx context.Context, w Workload) (*Definition, error) {
 	def := &Definition{Version: DefinitionVersion}
-	needs := newNeeds()
+	w, err := c.withYAML(w)
+	if err != nil {
+		return nil, err
+	}
+	needs, err := c.newNeeds(ctx, w)
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range w.Volumes {
 		needs.volumes[name] = true
 	}
@@ -37,12 +43,11 @@ func (c *Client) Capture(ctx context.Context, w Workload) (*Definition, error) {
 		def.Containers = append(def.Containers, con)
 		ids[con.Name] = d.ID
 	}
-	var found []Problem
-	var err error
-	if def.Pods, found, err = c.capturePods(ctx, w, needs); err != nil {
+	more, err := c.capturePods(ctx, w, needs, def)
+	if err != nil {
 		return nil, err
 	}
-	problems = append(problems, found...)
+	problems = append(problems, more...)
 	def.Binds = bindDefs(needs.binds)
 	problems = append(problems, overlapping(def.Binds)...)
 	if err := asError(problems); err != nil {
@@ -57,12 +62,23 @@ func (c *Client) Capture(ctx context.Context, w Workload) (*Definition, error) {
 			return nil, err
 		}
 	}
+	pods := map[string]string{} // name to ID
 	for _, pod := range def.Pods {
 		d, err := c.inspectPod(ctx, pod.Name)
 		if err != nil {
 			return nil, err
 		}
 		if err := c.record.setPod(pod.Name, entry{ID: d.ID, Hash: pod.hash()}); err != nil {
+			return nil, err
+		}
+		pods[pod.Name] = d.ID
+	}
+	for _, k := range def.Kube {
+		e := kubeEntry{YAML: k.YAML, Pods: map[string]string{}}
+		for _, name := range k.Pods {
+			e.Pods[name] = pods[name]
+		}
+		if err := c.record.setKube(k.Path, e); err != nil {
 			return nil, err
 		}
 	}
@@ -78,13 +94,19 @@ func (c *Client) captureContainer(ctx context.Context, w Workload, n *needs, d *
 	}
 	if def.Pod != "" {
 		n.pods[def.Pod] = true
+		if def.Kube, err = c.playedFrom(ctx, n, def.Pod); err != nil {
+			return def, nil, err
+		}
 	}
 	var spec *specgen.SpecGenerator
-	if d.IsInfra {
+	switch {
+	case d.IsInfra:
 		if ownImage.MatchString(d.ImageName) {
 			def.ImageID, def.ImageName = "", ""
 		}
-	} else {
+	case def.Kube != "":
+		problems = named(d.Name, checkPlayed(d))
+	default:
 		spec, problems = buildSpec(d, def.Pod)
 	}
 	more, err := c.checkNeeds(ctx, w, n, spec, d)
@@ -103,16 +125,25 @@ func (c *Client) captureContainer(ctx context.Context, w Workload, n *needs, d *
 	return def, problems, err
 }
 
-// capturePods describes the pods that the containers are in, by name.
-func (c *Client) capturePods(ctx context.Context, w Workload, n *needs) (defs []PodDef, problems []Problem, err error) {
-	for _, name := range sorted(n.pods) {
-		def, found, err := c.capturePod(ctx, w, n, name)
-		if err != nil {
-			return nil, nil, err
-		}
-		defs, problems = append(defs, def), append(problems, found...)
+// capturePods describes the pods that the containers are in, by name, and the YAML that
+// they were played from.
+func (c *Client) capturePods(ctx context.Context, w Workload, n *needs, def *Definition) (problems []Problem, err error) {
+	if def.Kube, problems, err = c.captureKube(ctx, n); err != nil {
+		return nil, err
 	}
-	return defs, problems, nil
+	for _, name := range sorted(n.pods) {
+		pod, found, err := c.capturePod(ctx, w, n, name)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range def.Kube {
+			if k.Path == pod.Kube {
+				pod.Played = k.hashWith(pod.Name, def.Containers)
+			}
+		}
+		def.Pods, problems = append(def.Pods, pod), append(problems, found...)
+	}
+	return problems, nil
 }
 
 // needs is what containers use.
@@ -121,10 +152,32 @@ type needs struct {
 	images                  map[string]bool // IDs
 	binds                   []bind
 	secrets                 map[string]SecretDef // by name
+	sources                 []*kubeSource
 }
 
-func newNeeds() *needs {
-	return &needs{networks: map[string]bool{}, volumes: map[string]bool{}, pods: map[string]bool{}, images: map[string]bool{}, secrets: map[string]SecretDef{}}
+// newNeeds has nothing yet but the YAML that the workload names.
+func (c *Client) newNeeds(ctx context.Context, w Workload) (*needs, error) {
+	n := &needs{networks: map[string]bool{}, volumes: map[string]bool{}, pods: map[string]bool{}, images: map[string]bool{}, secrets: map[string]SecretDef{}}
+	for _, path := range w.Kube {
+		s, err := c.kubeSource(ctx, path)
+		if err != nil {
+			return nil, err
+		}
+		if s != nil {
+			n.sources = append(n.sources, s)
+		}
+	}
+	return n, nil
+}
+
+// pathOf is the YAML that the pod was played from, "" for none.
+func (n *needs) pathOf(pod string) string {
+	for _, s := range n.sources {
+		if slices.Contains(s.pods, pod) {
+			return s.path
+		}
+	}
+	return ""
 }
 
 func (n *needs) add(con Container) {
@@ -178,12 +231,6 @@ func (c *Client) captureNeeds(ctx context.Context, def *Definition, n *needs) er
 		img, err := c.Image(ctx, id)
 		if err != nil {
 			return err
-		}
-		// A name that a container was made with counts even if another image has it now.
-		for _, con := range def.Containers {
-			if con.ImageID == img.ID && strings.ContainsAny(con.ImageName, ":/") && !slices.Contains(img.Names, con.ImageName) && len(img.Names) == 0 {
-				img.Names = append(img.Names, con.ImageName)
-			}
 		}
 		def.Images = append(def.Images, img)
 	}

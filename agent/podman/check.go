@@ -69,10 +69,28 @@ func asError(problems []Problem) error {
 // exist is a problem, not an error.
 func (c *Client) Check(ctx context.Context, w Workload) ([]Problem, error) {
 	var problems []Problem
-	n := newNeeds()
+	w, err := c.withYAML(w)
+	if err != nil {
+		return nil, err
+	}
+	n, err := c.newNeeds(ctx, w)
+	if err != nil {
+		return nil, err
+	}
+	units, _, err := c.quadlets(w.Quadlet)
+	if err != nil {
+		return nil, err
+	}
+	var own []string
+	for _, u := range units {
+		own = append(own, u.service)
+	}
 	for _, name := range w.Containers {
 		d, err := c.inspect(ctx, name)
 		if errors.Is(err, ErrNotFound) {
+			if slices.ContainsFunc(units, func(u unit) bool { return u.name() == name }) {
+				continue // it is made at the start; see CheckUnits
+			}
 			problems = append(problems, Problem{
 				Container: name, What: "there is no such container on this node",
 				Next: "make it with `podman create --name " + name + " …`",
@@ -82,19 +100,22 @@ func (c *Client) Check(ctx context.Context, w Workload) ([]Problem, error) {
 		if err != nil {
 			return problems, err
 		}
+		if slices.Contains(own, d.Config.Labels[systemdLabel]) {
+			continue // systemd's until the start; see CheckUnits
+		}
 		_, found, err := c.captureContainer(ctx, w, n, d)
 		if err != nil {
 			return problems, err
 		}
 		problems = append(append(problems, found...), c.checkRestart(ctx, d)...)
 	}
-	_, found, err := c.capturePods(ctx, w, n)
+	found, err := c.capturePods(ctx, w, n, &Definition{})
 	if err != nil {
 		return problems, err
 	}
 	problems = append(problems, found...)
 	problems = append(problems, overlapping(bindDefs(n.binds))...)
-	return append(problems, bootStarters(c.opts.Root, w.Containers)...), nil
+	return append(problems, bootStarters(c.opts.Root, w.Containers, own...)...), nil
 }
 
 // checkRestart: Podman itself starts a container with a restart policy again
@@ -122,8 +143,11 @@ func (c *Client) checkNeeds(ctx context.Context, w Workload, n *needs, s *specge
 	con := fromInspect(d)
 	n.add(con)
 	var binds []bind
-	if s != nil {
+	switch {
+	case s != nil:
 		binds = bindsOf(s.Mounts, w.ReplicateBinds)
+	case len(d.Config.CreateCommand) == 0 && !d.IsInfra:
+		binds = playedBinds(d, w.ReplicateBinds)
 	}
 	for _, name := range con.Volumes() {
 		v, err := c.inspectVolume(ctx, name)
@@ -230,7 +254,7 @@ func checkManaged(d *define.InspectContainerData) []Problem {
 	if unit := d.Config.Labels[systemdLabel]; unit != "" {
 		out = append(out, Problem{
 			What: "systemd's " + unit + " starts and stops it",
-			Next: "remove the unit or quadlet file and make the container with `podman create`: Pacemaker is in charge now",
+			Next: "name its quadlet file in quadlet= instead, or remove the unit and make the container with `podman create`: Pacemaker is in charge now",
 		})
 	}
 	if d.HostConfig.AutoRemove {

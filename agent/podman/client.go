@@ -44,6 +44,8 @@ type Client struct {
 	wg     sync.WaitGroup
 
 	record *record
+	// systemd connects to it; tests have one of their own.
+	systemd func(ctx context.Context) (systemd, error)
 }
 
 // New makes a client; it does not connect.
@@ -65,6 +67,8 @@ func New(opts Options) *Client {
 		path:   strings.TrimPrefix(opts.Socket, "unix://"),
 		log:    opts.Logger.With("component", "podman"),
 		record: &record{path: opts.Record},
+
+		systemd: connectSystemd,
 	}
 }
 

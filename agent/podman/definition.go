@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -24,6 +25,7 @@ const DefinitionVersion = 2
 type Definition struct {
 	Version    int            `json:"version"`
 	Pods       []PodDef       `json:"pods,omitempty"`
+	Kube       []KubeDef      `json:"kube,omitempty"`
 	Containers []ContainerDef `json:"containers"`
 	Networks   []NetworkDef   `json:"networks,omitempty"`
 	Volumes    []VolumeDef    `json:"volumes,omitempty"`
@@ -48,6 +50,7 @@ type ContainerDef struct {
 	// namespaces, is made with the pod, and has no specification of its own.
 	Pod   string `json:"pod,omitempty"`
 	Infra bool   `json:"infra,omitempty"`
+	Kube  string `json:"kube,omitempty"` // path of the YAML that it is played from: no specification either
 }
 
 // Marshal is the definition's one encoding.
@@ -76,15 +79,21 @@ func ParseDefinition(raw []byte) (*Definition, error) {
 		d.Trees = d.trees(nil)
 	}
 	for _, p := range d.Pods {
-		if _, err := decodePodSpec(p.Spec); err != nil || p.Name == "" {
-			return nil, fmt.Errorf("pod %q: %w", p.Name, err)
+		if p.Name == "" {
+			return nil, errors.New("the service's definition has a pod without a name")
+		}
+		if p.Kube != "" {
+			continue
+		}
+		if _, err := decodePodSpec(p.Spec); err != nil {
+			return nil, fmt.Errorf("pod %s: %w", p.Name, err)
 		}
 	}
 	for _, c := range d.Containers {
 		if c.Name == "" || c.ImageID == "" && !c.Infra {
 			return nil, fmt.Errorf("the service's definition has a container without name or image")
 		}
-		if c.Infra {
+		if c.Infra || c.Kube != "" {
 			continue
 		}
 		if _, err := decodeSpec(c.Spec); err != nil {

@@ -25,6 +25,11 @@
 // on a file server or in memory have no content of the node (volume.go), and the node's
 // own directories are the operator's choice (bind.go).
 //
+// Quadlet units and Kubernetes YAML only name a workload. Of units, Understudy makes the
+// containers itself ([Client.Adopt], quadlet.go), with the command that Podman's generator
+// wrote for systemd, and they are like any others from then on. YAML travels with the
+// definition and is played again, for what Podman makes of it shows no command (kube.go).
+//
 // A pod has a container that holds its namespaces. It is made with the pod, has the same
 // name on every node, and runs on a standby: nothing else of the pod could be set up ahead.
 //

@@ -94,7 +94,6 @@ func everyCall(c *Client) map[string]func(context.Context) error {
 		"Stop":         func(ctx context.Context) error { return c.Stop(ctx, "a", 10*time.Second) },
 		"Kill":         func(ctx context.Context) error { return c.Kill(ctx, "a") },
 		"Uninit":       func(ctx context.Context) error { return c.Uninit(ctx, "a") },
-		"WaitRunning":  func(ctx context.Context) error { return c.WaitRunning(ctx, "a") },
 		"VolumePath":   func(ctx context.Context) error { _, err := c.VolumePath(ctx, "a"); return err },
 		"EnsureVolume": func(ctx context.Context) error { _, err := c.EnsureVolume(ctx, VolumeDef{Name: "a"}); return err },
 		"Present":      func(ctx context.Context) error { _, _, err := c.Present(ctx, []string{"a"}); return err },
@@ -106,7 +105,11 @@ func everyCall(c *Client) map[string]func(context.Context) error {
 		"Neutralise":   func(ctx context.Context) error { _, err := c.Neutralise(ctx, []string{"a"}); return err },
 		"Capture":      func(ctx context.Context) error { _, err := c.Capture(ctx, of("a")); return err },
 		"Realise":      func(ctx context.Context) error { _, err := c.Realise(ctx, def); return err },
-		"Differences":  func(ctx context.Context) error { _, err := c.Differences(ctx, def); return err },
+		"Sync":         func(ctx context.Context) error { return c.Sync(ctx) },
+		"Members": func(ctx context.Context) error {
+			_, _, err := c.Members(ctx, Workload{Pods: []string{"a"}})
+			return err
+		},
 		"Load": func(ctx context.Context) error {
 			_, err := c.Load(ctx, "doc.go", "") // any file will do
 			return err
@@ -116,7 +119,7 @@ func everyCall(c *Client) map[string]func(context.Context) error {
 
 // patience is far beyond any deadline below, and below what a call would take
 // that waits for the server.
-const patience = 5 * time.Second
+const patience = time.Minute
 
 func within(t *testing.T, name string, f func() error) error {
 	t.Helper()
@@ -163,15 +166,18 @@ func TestEveryCallReturnsFromAHungAPI(t *testing.T) {
 				}
 			})
 			t.Cleanup(func() { close(stop) })
-			c := client(t, path)
-			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-			defer cancel()
-			err := within(t, name, func() error { return everyCall(c)[name](ctx) })
-			if !errors.Is(err, ErrHung) {
-				t.Errorf("error %v", err)
-			}
-			if err := c.Close(); err != nil {
-				t.Error(err)
+			// On a busy machine the deadline may come before there was time to ask.
+			for limit := 500 * time.Millisecond; requests.Load() == 0 && limit < 20*time.Second; limit *= 4 {
+				c := client(t, path)
+				ctx, cancel := context.WithTimeout(t.Context(), limit)
+				err := within(t, name, func() error { return everyCall(c)[name](ctx) })
+				cancel()
+				if !errors.Is(err, ErrHung) {
+					t.Errorf("error %v", err)
+				}
+				if err := c.Close(); err != nil {
+					t.Error(err)
+				}
 			}
 			if n := requests.Load(); n != 1 {
 				t.Errorf("%d requests, not one: retried, or never sent", n)

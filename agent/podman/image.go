@@ -214,6 +214,13 @@ func (c *Client) Tag(ctx context.Context, id string, names []string) error {
 	return nil
 }
 
+func (c *Client) untag(ctx context.Context, id, name string) error {
+	repo, tag := splitName(name)
+	return do(ctx, c, "take the name "+name+" from image "+id, func(ctx context.Context) error {
+		return images.Untag(ctx, id, tag, repo, nil)
+	})
+}
+
 // splitName cuts "host:5000/app:1" into repository and tag.
 func splitName(name string) (repo, tag string) {
 	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {

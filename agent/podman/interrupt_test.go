@@ -139,7 +139,7 @@ func interruptedAt(ctx context.Context, t *testing.T, start, end *Definition, n 
 	}
 	c := New(Options{Record: record})
 	defer c.Close()
-	diffs, err := c.Differences(ctx, end)
+	diffs, err := differences(ctx, c, end)
 	if err != nil || len(diffs) > 0 {
 		t.Errorf("after being killed at request %d: %q, %v", n, diffs, err)
 	}

@@ -167,25 +167,13 @@ func (c *Client) Uninit(ctx context.Context, name string) error {
 	})
 }
 
-// WaitRunning waits until the container runs. It fails as soon as the container
-// has exited, with its exit code, and at ctx's deadline.
-func (c *Client) WaitRunning(ctx context.Context, name string) error {
-	return c.poll(ctx, name, "running", func(now Container) (bool, error) {
-		if now.State == StateExited || now.State == StateStopped {
-			return false, api.Errorf(api.KindGeneric, "see `podman logs "+name+"`",
-				"container %s exited with code %d", name, now.ExitCode)
-		}
-		return now.State == StateRunning, nil
-	})
-}
-
 // poll inspects the container until done says so: every 2 ms at first, then slower.
 func (c *Client) poll(ctx context.Context, name, want string, done func(Container) (bool, error)) error {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
 	for pause := 2 * time.Millisecond; ; pause = min(pause*2, 50*time.Millisecond) {
 		now, err := c.Inspect(ctx, name)
-		if errors.Is(err, ErrNotFound) && want != "running" {
+		if errors.Is(err, ErrNotFound) {
 			return nil
 		}
 		if err != nil {

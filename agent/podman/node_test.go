@@ -177,7 +177,7 @@ func TestNodeReplica(t *testing.T) {
 	if changes, err := c.Realise(ctx, def); err != nil || len(changes) != 0 {
 		t.Errorf("second Realise: %q, %v", changes, err)
 	}
-	diffs, err := c.Differences(ctx, def)
+	diffs, err := differences(ctx, c, def)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestNodeReplica(t *testing.T) {
 			t.Errorf("Start %s: %v", name, err)
 		}
 	}
-	if diffs, err := c.Differences(ctx, def); err != nil || len(diffs) > 0 {
+	if diffs, err := differences(ctx, c, def); err != nil || len(diffs) > 0 {
 		t.Errorf("after the start: %q, %v", diffs, err)
 	}
 }
@@ -292,7 +292,7 @@ func TestNodeLifecycle(t *testing.T) {
 		if err := c.Start(ctx, "l1"); err != nil {
 			return err
 		}
-		return c.WaitRunning(ctx, "l1")
+		return c.poll(ctx, "l1", "running", func(now Container) (bool, error) { return now.State == StateRunning, nil })
 	}
 	stop := func() error { return c.Stop(ctx, "l1", 5*time.Second) }
 	state(StateCreated)
@@ -445,4 +445,23 @@ func readDefinition(t *testing.T) *Definition {
 		t.Fatal(err)
 	}
 	return def
+}
+
+// differences says in what the containers here look different from those of the definition.
+func differences(ctx context.Context, c *Client, def *Definition) ([]string, error) {
+	var out []string
+	for _, con := range def.Containers {
+		d, err := c.inspect(ctx, con.Name)
+		if err != nil {
+			return nil, err
+		}
+		looks, err := looksOf(d)
+		if err != nil {
+			return nil, err
+		}
+		for _, diff := range lookDifferences(looks, con.Looks) {
+			out = append(out, "container "+con.Name+": "+diff)
+		}
+	}
+	return out, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/containers/podman/v5/libpod/define"
 	"github.com/containers/podman/v5/pkg/bindings/pods"
 	"github.com/containers/podman/v5/pkg/domain/entities/types"
+	"github.com/containers/podman/v5/pkg/specgen"
 
 	"github.com/understudy-ha/understudy/agent/api"
 )
@@ -22,11 +23,15 @@ import (
 type PodDef struct {
 	Name  string          `json:"name"`
 	Infra string          `json:"infra,omitempty"`
-	Spec  json.RawMessage `json:"spec"`
+	Spec  json.RawMessage `json:"spec,omitempty"`
 	Looks json.RawMessage `json:"looks"`
+	// Kube is the path of the YAML that it is played from, instead of being made of Spec, and
+	// Played the hash of its KubeDef and of what its containers came to.
+	Kube   string `json:"kube,omitempty"`
+	Played string `json:"played,omitempty"`
 }
 
-func (d PodDef) hash() string { return hash([]byte(d.Name), []byte(d.Infra), d.Spec) }
+func (d PodDef) hash() string { return hash([]byte(d.Name), []byte(d.Infra), d.Spec, []byte(d.Played)) }
 
 func (c *Client) inspectPod(ctx context.Context, name string) (*define.InspectPodData, error) {
 	return call(ctx, c, "inspect pod "+name, func(ctx context.Context) (*define.InspectPodData, error) {
@@ -60,10 +65,16 @@ func (c *Client) capturePod(ctx context.Context, w Workload, n *needs, name stri
 	if err != nil {
 		return def, nil, err
 	}
+	if infra != nil {
+		def.Infra = infra.Name
+	}
+	if def.Kube = n.pathOf(name); def.Kube != "" {
+		def.Looks, err = podLooks(d)
+		return def, ofPod(d.Name, missingFrom(w, d)), err
+	}
 	s, problems := buildPodSpec(d, infra)
 	problems = append(problems, ofPod(d.Name, missingFrom(w, d))...)
 	if infra != nil {
-		def.Infra = infra.Name
 		if s != nil && !ownImage.MatchString(infra.ImageName) {
 			s.InfraImage = infra.ImageName
 		}
@@ -116,7 +127,11 @@ func (c *Client) createPod(ctx context.Context, def PodDef) (id string, err erro
 	if err != nil {
 		return "", fmt.Errorf("pod %s: %w", def.Name, err)
 	}
-	made, err := call(ctx, c, "create pod "+def.Name, func(ctx context.Context) (*types.PodCreateReport, error) {
+	return c.postPod(ctx, s)
+}
+
+func (c *Client) postPod(ctx context.Context, s *specgen.PodSpecGenerator) (id string, err error) {
+	made, err := call(ctx, c, "create pod "+s.Name, func(ctx context.Context) (*types.PodCreateReport, error) {
 		return pods.CreatePodFromSpec(ctx, &types.PodSpec{PodSpecGen: *s})
 	})
 	if err != nil {
@@ -188,6 +203,11 @@ func (r *realiser) surveyPods(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if same && def.Kube != "" && (!ours || known.Hash != def.hash()) {
+			if same, err = r.alikePlayed(ctx, def); err != nil {
+				return err
+			}
+		}
 		switch {
 		case same:
 			if err := r.c.record.setPod(def.Name, entry{ID: d.ID, Hash: def.hash()}); err != nil {
@@ -220,7 +240,13 @@ func (r *realiser) samePod(ctx context.Context, def PodDef, d *define.InspectPod
 	if err != nil {
 		return false, err
 	}
-	return infra == nil && def.Infra == "" || infra != nil && infra.Name == def.Infra, nil
+	if infra == nil && def.Infra != "" || infra != nil && infra.Name != def.Infra {
+		return false, nil
+	}
+	if def.Kube != "" {
+		return r.wholePod(ctx, def)
+	}
+	return true, nil
 }
 
 // mayRemovePod: nothing of the pod runs but its infra container, and all of it is ours.
@@ -263,7 +289,7 @@ func (r *realiser) dropPod(ctx context.Context, def PodDef) error {
 
 func (r *realiser) pods(ctx context.Context) error {
 	for _, def := range r.def.Pods {
-		if r.podsPresent[def.Name] {
+		if r.podsPresent[def.Name] || def.Kube != "" {
 			continue
 		}
 		if r.podsAgain[def.Name] {

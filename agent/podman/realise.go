@@ -22,7 +22,7 @@ import (
 func (c *Client) Realise(ctx context.Context, def *Definition) (changes []string, err error) {
 	r := realiser{c: c, def: def}
 	for _, step := range []func(context.Context) error{
-		r.images, r.surveyPods, r.survey, r.networks, r.volumes, r.binds, r.secrets, r.pods, r.containers,
+		r.images, r.surveyPods, r.survey, r.networks, r.volumes, r.binds, r.secrets, r.pods, r.kube, r.containers,
 	} {
 		if err := step(ctx); err != nil {
 			return r.changes, err
@@ -46,6 +46,9 @@ func (r *realiser) did(format string, args ...any) {
 }
 
 func (r *realiser) images(ctx context.Context) error {
+	if err := r.c.giveBack(ctx); err != nil {
+		return err
+	}
 	_, missing, err := r.c.Present(ctx, r.def.ImageIDs())
 	if err != nil {
 		return err
@@ -74,7 +77,7 @@ func (r *realiser) images(ctx context.Context) error {
 func (r *realiser) survey(ctx context.Context) error {
 	r.again, r.present = map[string]bool{}, map[string]bool{}
 	for _, def := range r.def.Containers {
-		if def.Infra {
+		if def.Infra || def.Kube != "" {
 			continue // see surveyPods
 		}
 		d, err := r.c.inspect(ctx, def.Name)
@@ -261,7 +264,7 @@ func (r *realiser) secrets(ctx context.Context) error {
 
 func (r *realiser) containers(ctx context.Context) error {
 	for _, def := range r.def.Containers {
-		if r.present[def.Name] || def.Infra {
+		if r.present[def.Name] || def.Infra || def.Kube != "" {
 			continue
 		}
 		if r.again[def.Name] {
@@ -302,7 +305,11 @@ func (r *realiser) create(ctx context.Context, def ContainerDef) error {
 	if err != nil {
 		return fmt.Errorf("container %s: %w", def.Name, err)
 	}
-	// By its name where that means the same image, so that inspect shows the name.
+	// By its name, so that inspect shows the name.
+	borrowed, err := r.c.borrow(ctx, def.ImageName, def.ImageID)
+	if err != nil {
+		return err
+	}
 	spec.Image = def.ImageID
 	if img, err := r.c.Image(ctx, def.ImageName); err == nil && img.ID == def.ImageID {
 		spec.Image = def.ImageName
@@ -313,6 +320,9 @@ func (r *realiser) create(ctx context.Context, def ContainerDef) error {
 	made, err := call(ctx, r.c, "create container "+def.Name, func(ctx context.Context) (types.ContainerCreateResponse, error) {
 		return containers.CreateWithSpec(ctx, spec, nil)
 	})
+	if borrowed {
+		err = errors.Join(err, r.c.giveBack(ctx))
+	}
 	if err != nil {
 		return err
 	}
@@ -335,34 +345,6 @@ func (r *realiser) create(ctx context.Context, def ContainerDef) error {
 		r.c.log.Warn("container differs from the active's", "container", def.Name, "difference", diff)
 	}
 	return r.c.record.setContainer(def.Name, entry{ID: made.ID, Hash: def.hash(), Secrets: def.secretsHash()})
-}
-
-// Differences says in what the containers here look different from those of the
-// definition, one line each: an answer for those who ask whether a takeover would
-// really give the same service.
-func (c *Client) Differences(ctx context.Context, def *Definition) ([]string, error) {
-	var out []string
-	for _, con := range def.Containers {
-		if con.Infra {
-			continue // made with its pod
-		}
-		d, err := c.inspect(ctx, con.Name)
-		if errors.Is(err, ErrNotFound) {
-			out = append(out, "container "+con.Name+" does not exist")
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		looks, err := looksOf(d)
-		if err != nil {
-			return nil, err
-		}
-		for _, diff := range lookDifferences(looks, con.Looks) {
-			out = append(out, "container "+con.Name+": "+diff)
-		}
-	}
-	return out, nil
 }
 
 func without(want, have []string) []string {

@@ -1,10 +1,12 @@
 package podman
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"sync"
 
@@ -27,11 +29,19 @@ type record struct {
 }
 
 type recordData struct {
-	Version    int               `json:"version"`
-	Containers map[string]entry  `json:"containers"`
-	Pods       map[string]entry  `json:"pods,omitempty"`
-	Networks   map[string]string `json:"networks"`          // name to hash of the definition it was made from
-	Secrets    map[string]string `json:"secrets,omitempty"` // the same
+	Version    int                  `json:"version"`
+	Containers map[string]entry     `json:"containers"`
+	Pods       map[string]entry     `json:"pods,omitempty"`
+	Networks   map[string]string    `json:"networks"`           // name to hash of the definition it was made from
+	Secrets    map[string]string    `json:"secrets,omitempty"`  // the same
+	Kube       map[string]kubeEntry `json:"kube,omitempty"`     // by path
+	Borrowed   map[string]loan      `json:"borrowed,omitempty"` // by name
+}
+
+// kubeEntry is YAML that pods on this node were made of. It is right for the pods of these IDs.
+type kubeEntry struct {
+	YAML []byte            `json:"yaml"`
+	Pods map[string]string `json:"pods"` // name to ID
 }
 
 // entry of a container or pod. ID is empty from before it is made until after: whatever
@@ -85,6 +95,12 @@ func (d *recordData) fill() {
 			*m = map[string]entry{}
 		}
 	}
+	if d.Kube == nil {
+		d.Kube = map[string]kubeEntry{}
+	}
+	if d.Borrowed == nil {
+		d.Borrowed = map[string]loan{}
+	}
 	for _, m := range []*map[string]string{&d.Networks, &d.Secrets} {
 		if *m == nil {
 			*m = map[string]string{}
@@ -93,24 +109,38 @@ func (d *recordData) fill() {
 }
 
 // container is what is known of the container of that name.
-func (r *record) container(name string) (entry, bool, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err := r.loadLocked(); err != nil {
-		return entry{}, false, err
-	}
-	e, ok := r.data.Containers[name]
-	return e, ok, nil
+func (r *record) container(name string) (e entry, ok bool, err error) {
+	err = r.read(func(d *recordData) { e, ok = d.Containers[name] })
+	return e, ok, err
 }
 
-func (r *record) pod(name string) (entry, bool, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err := r.loadLocked(); err != nil {
-		return entry{}, false, err
+func (r *record) pod(name string) (e entry, ok bool, err error) {
+	err = r.read(func(d *recordData) { e, ok = d.Pods[name] })
+	return e, ok, err
+}
+
+func (r *record) kube(path string) (e kubeEntry, ok bool, err error) {
+	err = r.read(func(d *recordData) { e, ok = d.Kube[path] })
+	return e, ok, err
+}
+
+// kubeOf is the path of the YAML that the pod was made of, "" for none.
+func (r *record) kubeOf(pod string) (path string, err error) {
+	err = r.read(func(d *recordData) {
+		for p, e := range d.Kube {
+			if _, ok := e.Pods[pod]; ok {
+				path = p
+			}
+		}
+	})
+	return path, err
+}
+
+func (r *record) setKube(path string, e kubeEntry) error {
+	if have, ok, err := r.kube(path); err == nil && ok && bytes.Equal(have.YAML, e.YAML) && maps.Equal(have.Pods, e.Pods) {
+		return nil
 	}
-	e, ok := r.data.Pods[name]
-	return e, ok, nil
+	return r.update(func(d *recordData) { d.Kube[path] = e })
 }
 
 func (r *record) network(name string) (string, bool, error) {
@@ -121,14 +151,20 @@ func (r *record) secret(name string) (string, bool, error) {
 	return r.hashOf(func(d *recordData) map[string]string { return d.Secrets }, name)
 }
 
-func (r *record) hashOf(in func(*recordData) map[string]string, name string) (string, bool, error) {
+func (r *record) hashOf(in func(*recordData) map[string]string, name string) (h string, ok bool, err error) {
+	err = r.read(func(d *recordData) { h, ok = in(d)[name] })
+	return h, ok, err
+}
+
+// read lets f look at the record.
+func (r *record) read(f func(*recordData)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.loadLocked(); err != nil {
-		return "", false, err
+		return err
 	}
-	h, ok := in(&r.data)[name]
-	return h, ok, nil
+	f(&r.data)
+	return nil
 }
 
 // update changes the record and makes it durable before it returns.

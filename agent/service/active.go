@@ -26,6 +26,11 @@ func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 		changed := s.containersChanged.Swap(false)
 		if changed {
 			s.forgetDefinition()
+			s.remake(ctx)
+			// One that was made anew may have a restart policy again.
+			if err := s.neutralise(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("it cannot be seen to that nobody but Pacemaker starts the containers", "error", err)
+			}
 		}
 		if changed || time.Since(inspected) > inspectEvery {
 			_ = s.refresh(ctx) // it has said so; processes are judged by the kernel
@@ -115,6 +120,20 @@ func (s *Service) activeDefinition(ctx context.Context) (Definition, error) {
 		return def, nil
 	}
 	return s.localDefinition(ctx)
+}
+
+// remake makes a container again whose unit the operator has changed: it was removed for that.
+func (s *Service) remake(ctx context.Context) {
+	spec := s.snapshot().Spec
+	if len(spec.Quadlet) == 0 {
+		return
+	}
+	if missing, err := s.missingContainers(ctx, spec); err != nil || len(missing) == 0 {
+		return
+	}
+	if err := s.adoptUnits(ctx, spec); err != nil && ctx.Err() == nil {
+		s.log.Warn("a container that was removed cannot be made of its unit", "error", err)
+	}
 }
 
 func (s *Service) forgetDefinition() {

@@ -54,6 +54,11 @@ type Runtime interface {
 	// Members are all containers that the workload comes to on this node; absent is what
 	// of it is not there, in words.
 	Members(ctx context.Context, spec api.Spec) (names, absent []string, err error)
+	// UnitProblems names what of the workload's units could not be carried.
+	UnitProblems(spec api.Spec) ([]string, error)
+	// Adopt takes what systemd starts of the workload out of its hands, and says what it
+	// did. make: what exists only as a unit yet is made of it.
+	Adopt(ctx context.Context, spec api.Spec, make bool) ([]string, error)
 	Define(ctx context.Context, spec api.Spec) (Definition, error)
 	Parse(definition []byte) (Definition, error)
 	// Realise makes networks, volumes and containers as defined, without

@@ -164,6 +164,10 @@ func (n *node) Members(_ context.Context, spec api.Spec) (names, absent []string
 	return spec.Named, nil, nil
 }
 
+func (n *node) UnitProblems(api.Spec) ([]string, error) { return nil, nil }
+
+func (n *node) Adopt(context.Context, api.Spec, bool) ([]string, error) { return nil, nil }
+
 func (n *node) Define(context.Context, api.Spec) (Definition, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -30,6 +31,14 @@ func (s *Service) Resolve(ctx context.Context, action string, spec api.Spec) (ap
 		}
 		return spec, nil
 	}
+	if problems, err := s.Runtime.UnitProblems(spec); err != nil || len(problems) > 0 {
+		return spec, errors.Join(err, s.invalid(problems))
+	}
+	if action == api.ActionStart {
+		if err := s.adoptUnits(ctx, spec); err != nil {
+			return spec, err
+		}
+	}
 	names, absent, err := s.Runtime.Members(ctx, spec)
 	if err != nil {
 		return spec, err
@@ -43,6 +52,23 @@ func (s *Service) Resolve(ctx context.Context, action string, spec api.Spec) (ap
 		spec.Containers, spec.Absent = members(spec, def), nil
 	}
 	return spec, err
+}
+
+// adoptUnits takes the workload's units out of systemd's hands. Where there is no history
+// yet, or this node is active, it has what they describe made.
+func (s *Service) adoptUnits(ctx context.Context, spec api.Spec) error {
+	if len(spec.Quadlet) == 0 {
+		return nil
+	}
+	head, err := s.Replica.Head()
+	if err != nil {
+		return err
+	}
+	changes, err := s.Runtime.Adopt(ctx, spec, head.IsZero() || s.Role() == api.RoleActive)
+	for _, c := range changes {
+		s.decide(api.EventStart, s.snapshot().Term, "%s", c)
+	}
+	return err
 }
 
 // members are the containers that the workload comes to, by a definition of it.
@@ -61,6 +87,24 @@ func members(spec api.Spec, def Definition) []string {
 		out = append(out, name)
 	}
 	return out
+}
+
+// membersAnew looks what the workload comes to now: a pod that was made again, in
+// maintenance, has a namespace container of another name, and the next cycle, which would see
+// that, may come after Pacemaker's question. It says whether it is anything else.
+func (s *Service) membersAnew(ctx context.Context, spec api.Spec) (names []string, changed bool) {
+	if !spec.Indirect() {
+		return nil, false
+	}
+	names, absent, err := s.Runtime.Members(ctx, spec)
+	if err != nil || len(absent) > 0 || slices.Equal(names, spec.Containers) {
+		return nil, false
+	}
+	if err := s.takeMembers(Definition{Names: names}); err != nil {
+		s.log.Warn("it cannot be noted which containers the service has now", "error", err)
+		return nil, false
+	}
+	return names, true
 }
 
 // takeMembers makes durable which containers the definition comes to.

@@ -77,3 +77,27 @@ func TestResolve(t *testing.T) {
 		t.Errorf("stop without parameters: %+v, %v", spec, err)
 	}
 }
+
+// A pod that was made again has other containers: that is no failure.
+func TestMonitorOfAPodMadeAgain(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote)
+	s.loop.stop()
+	spec := s.snapshot().Spec
+	spec.Pods, spec.Containers = []string{"shop"}, []string{"old-infra", "db"}
+	if err := s.persist(func(r *record) { r.Spec = spec }); err != nil {
+		t.Fatal(err)
+	}
+	s.Runtime = pods{n, []string{"db"}, []string{"pod shop"}}
+	if health, why := s.look(t.Context()); health != api.HealthFailed || why != "container old-infra does not exist" {
+		t.Errorf("the pod is gone: %s, %s", health, why)
+	}
+	s.Runtime = pods{n, []string{"web", "db"}, nil}
+	if health, why := s.look(t.Context()); health == api.HealthFailed {
+		t.Errorf("the pod was made again: %s, %s", health, why)
+	}
+	if got := s.snapshot().Spec.Containers; !slices.Equal(got, []string{"web", "db"}) {
+		t.Errorf("known are %q", got)
+	}
+}

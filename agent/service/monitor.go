@@ -54,14 +54,11 @@ func (s *Service) look(ctx context.Context) (api.Health, string) {
 	if rec.Role == api.RoleStandby {
 		return s.lookStandby()
 	}
-	var wrong []string
-	health := api.HealthHealthy
-	for _, name := range rec.Spec.Containers {
-		h, why := s.lookContainer(ctx, name)
-		if why != "" {
-			wrong = append(wrong, why)
+	health, wrong := s.lookContainers(ctx, rec.Spec.Containers)
+	if health == api.HealthFailed {
+		if names, changed := s.membersAnew(ctx, rec.Spec); changed {
+			health, wrong = s.lookContainers(ctx, names)
 		}
-		health = worse(health, h)
 	}
 	if _, missing, err := s.VIP.Held(rec.Spec); err != nil || len(missing) > 0 {
 		health = api.HealthFailed
@@ -72,6 +69,18 @@ func (s *Service) look(ctx context.Context) (api.Health, string) {
 		}
 	}
 	return health, strings.Join(wrong, "; ")
+}
+
+func (s *Service) lookContainers(ctx context.Context, names []string) (health api.Health, wrong []string) {
+	health = api.HealthHealthy
+	for _, name := range names {
+		h, why := s.lookContainer(ctx, name)
+		if why != "" {
+			wrong = append(wrong, why)
+		}
+		health = worse(health, h)
+	}
+	return health, wrong
 }
 
 func (s *Service) lookStandby() (api.Health, string) {

@@ -38,10 +38,15 @@ func (s *Service) validate(ctx context.Context, spec api.Spec) (caveats []string
 		s.mu.Unlock()
 		wrong = append(wrong, problems...)
 	}
-	if len(wrong) > 0 {
-		return caveats, api.Errorf(api.KindInstalled, "correct it and try: pcs resource cleanup", "service %s on %s: %s", s.name, s.Node, strings.Join(wrong, "; "))
+	return caveats, s.invalid(wrong)
+}
+
+// invalid is the error for what is wrong with a service on this node; nil for nothing.
+func (s *Service) invalid(wrong []string) error {
+	if len(wrong) == 0 {
+		return nil
 	}
-	return caveats, nil
+	return api.Errorf(api.KindInstalled, "correct it and try: pcs resource cleanup", "service %s on %s: %s", s.name, s.Node, strings.Join(wrong, "; "))
 }
 
 // otherService says so when the store under this name holds the data of other

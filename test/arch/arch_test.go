@@ -80,7 +80,7 @@ var only = map[string][]string{
 	"github.com/fxamacker/cbor/v2":     {"replication"},
 	"golang.org/x/crypto/ssh":          {"replication/wire", "cmd/understudy", "test"},
 	"github.com/pkg/sftp":              {"replication/wire"},
-	"github.com/coreos/go-systemd/v22": {"cmd/understudy"},
+	"github.com/coreos/go-systemd/v22": {"cmd/understudy", "agent/podman"}, // readiness; quadlet units
 }
 
 func TestOnlyOneImporter(t *testing.T) {

@@ -36,7 +36,7 @@ func (s service) role(t *testing.T, n *lab.Node) api.Role {
 // ready waits until a takeover would succeed, and says who is what.
 func (s service) ready(t *testing.T) (active, standby *lab.Node) {
 	t.Helper()
-	eventually(t, 2*time.Minute, s.name+" to be ready for a takeover", func() error {
+	eventually(t, 5*time.Minute, s.name+" to be ready for a takeover", func() error {
 		active, standby = nil, nil
 		for _, n := range s.c.Nodes() {
 			sv, err := s.c.serviceCalled(n, s.name)
@@ -67,7 +67,7 @@ func (s service) remove(t *testing.T, script string) {
 		return
 	}
 	must(t, s.c.EachNode(func(n *lab.Node) error { return n.Boot(limited(t, 2*time.Minute)) }))
-	s.c.sh(t, s.c.Node("n1"), "pcs resource disable "+s.name+" --wait=60 >/dev/null 2>&1; pcs resource delete "+s.name+" --force >/dev/null 2>&1 || true")
+	s.c.sh(t, s.c.Node("n1"), "pcs resource disable "+s.name+" --wait=60 >/dev/null 2>&1 || true; pcs resource delete "+s.name+" --force >/dev/null 2>&1 || true")
 	must(t, s.c.EachNode(func(n *lab.Node) error {
 		_, err := n.Shell(limited(t, time.Minute), script)
 		return err
