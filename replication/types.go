@@ -125,7 +125,7 @@ type Entry struct {
 	Link    string            `cbor:"10,keyasint,omitempty"` // hard link: Path of the first entry (in order) with this inode; content and metadata are there
 	Xattrs  map[string][]byte `cbor:"11,keyasint,omitempty"` // all namespaces: user, trusted, security (labels, capabilities), system.posix_acl_*
 	Chunks  []Chunk           `cbor:"12,keyasint,omitempty"`
-	Flags   Flags             `cbor:"13,keyasint,omitempty"` // of a file or directory
+	Flags   Flags             `cbor:"14,keyasint,omitempty"` // of a file or directory; 13 is a delta's splices
 }
 
 // Volume is a volume's tree.

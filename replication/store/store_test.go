@@ -80,7 +80,7 @@ func manifest(at, parent replication.ID, data ...[]byte) *replication.Manifest {
 	es := replication.NewEntries(&replication.Entry{Path: ".", Type: replication.TypeDir, Mode: 0o755})
 	for i, d := range data {
 		e := &replication.Entry{
-			Path: fmt.Sprintf("f%04d", i), Type: replication.TypeFile, Mode: 0o644, MtimeNs: 42, Size: int64(len(d)),
+			Path: fmt.Sprintf("f%04d", i), Type: replication.TypeFile, Mode: 0o644, MtimeNs: 42, Size: int64(len(d)), Flags: replication.FlagAppendOnly,
 			Xattrs: map[string][]byte{"user.\xff": {0, 1}, "user.b": nil},
 		}
 		if len(d) > 0 {
