@@ -60,8 +60,9 @@ type Agent struct {
 	teardown []func() // last in, first out; registered where a thing is acquired
 	stopOnce sync.Once
 
-	mu       sync.Mutex // guards services
-	services map[string]*running
+	mu         sync.Mutex // guards services
+	services   map[string]*running
+	background context.Context // of the services' scrubbers; nil: not started
 }
 
 // New wires the parts and reads what an earlier agent left; containers it left frozen
@@ -171,7 +172,14 @@ func (a *Agent) Start(ctx context.Context) error {
 	}
 	background, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	a.onStop("background", func() error { cancel(); wg.Wait(); return nil })
+	a.onStop("background", func() error {
+		cancel()
+		wg.Wait()
+		for _, s := range a.list() {
+			s.scrub.wait()
+		}
+		return nil
+	})
 	a.health.look(ctx)
 	wg.Go(func() { a.health.run(background) })
 	wg.Go(func() { a.watchCommits(background, pokes) })
@@ -191,6 +199,12 @@ func (a *Agent) Start(ctx context.Context) error {
 		return a.server.Stop(sctx)
 	})
 	a.journal.Record(api.Decision{At: a.now(), Node: a.conf.Node, Event: api.EventAgentStart, Reason: "understudy " + api.Software + " started"})
+	a.mu.Lock()
+	a.background = background
+	for _, s := range a.services {
+		s.scrub.start(background)
+	}
+	a.mu.Unlock()
 	for _, s := range a.list() {
 		s.Resume()
 	}

@@ -68,6 +68,10 @@ func (k Kept) History() (res api.History, err error) {
 	if err != nil {
 		return res, err
 	}
+	suspects, err := st.Suspects()
+	if err != nil {
+		return res, err
+	}
 	applied, _, err := k.live(st)
 	if err != nil {
 		return res, err
@@ -91,6 +95,10 @@ func (k Kept) History() (res api.History, err error) {
 		g.At, g.Head, g.Applied = c.At, c.ID == head, c.ID == applied
 		if i := slices.IndexFunc(pins, func(p store.Pin) bool { return p.ID == c.ID }); i >= 0 {
 			g.Pinned = pins[i].Why
+		}
+		g.Suspect = ""
+		if i := slices.IndexFunc(suspects, func(r store.Suspect) bool { return r.Holds(c.ID) }); i >= 0 {
+			g.Suspect = suspects[i].Why
 		}
 		res.Generations = append(res.Generations, g)
 		before = m
@@ -174,6 +182,20 @@ func diskUse(dir string) (total int64, err error) {
 // Pin keeps a generation whatever the retention says, until Unpin.
 func (k Kept) Pin(name, why string) error {
 	return k.pin(name, func(st *store.Store, id replication.ID) error { return st.Pin(id, cmp.Or(why, "by hand")) })
+}
+
+// Release says that what is suspect is not, or was dealt with.
+func (k Kept) Release() (released []store.Suspect, err error) {
+	st, err := k.open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	released, err = st.Release()
+	if errors.Is(err, replication.ErrNotFound) {
+		err = api.Errorf(api.KindNotFound, "understudy status shows on which node there is", "nothing of service %s is suspect on this node", k.Service)
+	}
+	return released, err
 }
 
 // Unpin leaves a generation to the retention again.

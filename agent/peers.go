@@ -18,8 +18,12 @@ import (
 	"github.com/understudy-ha/understudy/replication/wire"
 )
 
-// finalTime is how long a hand-over tries to get its last generation across.
-const finalTime = 5 * time.Second
+const (
+	// finalTime is how long a hand-over tries to get its last generation across.
+	finalTime = 5 * time.Second
+	// mendEvery spaces attempts to send a peer what its disk has forgotten.
+	mendEvery = 30 * time.Second
+)
 
 // peers ships services' stores to the configured peers.
 type peers struct {
@@ -37,8 +41,9 @@ type peer struct {
 	bulk    *link
 	sent    map[string]time.Time // image ID → when it was sent; used with bulk held
 
-	mu   sync.Mutex // guards data
-	data map[string]*link
+	mu     sync.Mutex // guards what follows
+	data   map[string]*link
+	mended map[string]time.Time // service → when it was looked after last
 }
 
 // link is the service's connection.
@@ -73,7 +78,7 @@ func newPeers(c *config.Config, engines func(string) (*engine.Engine, error), lo
 			Addr: net.JoinHostPort(cp.Address, strconv.Itoa(cp.SSHPort)), Name: cp.Name, User: c.SSH.User,
 			KeyFile: c.SSH.KeyFile, KnownHosts: c.SSH.KnownHosts, Timeout: 5 * time.Second, Limit: limit, Logger: log,
 		}
-		p.list = append(p.list, &peer{name: cp.Name, options: o, bulk: newLink(o), sent: map[string]time.Time{}, data: map[string]*link{}})
+		p.list = append(p.list, &peer{name: cp.Name, options: o, bulk: newLink(o), sent: map[string]time.Time{}, data: map[string]*link{}, mended: map[string]time.Time{}})
 	}
 	return p
 }
@@ -108,9 +113,13 @@ func (p *peers) Ship(ctx context.Context, name, to string) error {
 	}
 	l := one.link(name)
 	return l.use(ctx, func(c *wire.Client) error {
-		sh := wire.NewShipper(wire.ShipperOptions{Source: e.Store(), Logger: p.log})
+		sh := wire.NewShipper(wire.ShipperOptions{Source: e.Store(), Logger: p.log, Mend: one.mendDue(name)})
 		report, err := sh.Ship(ctx, c)
+		if report.Peer.Service != "" && report.Peer.Lacks == nil {
+			one.nothingLost(name)
+		}
 		if err != nil {
+			e.Damaged(ctx, err)
 			return err
 		}
 		if report.Generations > 0 {
@@ -121,8 +130,47 @@ func (p *peers) Ship(ctx context.Context, name, to string) error {
 		if report.Packs > 0 {
 			p.log.Debug("sent ahead", "service", name, "peer", one.name, "packs", report.Packs, "bytes", report.Bytes)
 		}
+		e.Damaged(ctx, err)
 		return err
 	})
+}
+
+// Mend sends a peer what it has lost, and nothing else.
+func (p *peers) Mend(ctx context.Context, name, to string) error {
+	one, err := p.find(to)
+	if err != nil {
+		return err
+	}
+	e, err := p.engines(name)
+	if err != nil {
+		return err
+	}
+	return one.link(name).use(ctx, func(c *wire.Client) error {
+		sent, err := wire.NewShipper(wire.ShipperOptions{Source: e.Store(), Logger: p.log}).Mend(ctx, c)
+		if sent > 0 {
+			p.log.Info("sent what the peer had lost", "service", name, "peer", one.name, "files", sent)
+		}
+		e.Damaged(ctx, err)
+		return err
+	})
+}
+
+// mendDue says whether what the peer has lost is to be sent to it now.
+func (p *peer) mendDue(service string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.mended[service]) < mendEvery {
+		return false
+	}
+	p.mended[service] = time.Now()
+	return true
+}
+
+// nothingLost makes what the peer loses next be sent at once.
+func (p *peer) nothingLost(service string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.mended, service)
 }
 
 // ShipFinal is Ship for a hand-over: it tries again for a while, also what failed a

@@ -16,6 +16,7 @@ import (
 type running struct {
 	*service.Service
 	engine *engine.Engine
+	scrub  *scrubber
 }
 
 // openService makes the state machine of a service, with its store.
@@ -28,7 +29,9 @@ func (a *Agent) openService(name string) (*running, error) {
 	if err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
-	return &running{Service: s, engine: e}, nil
+	r := &running{Service: s, engine: e}
+	r.scrub = newScrubber(s, e, a.conf.Scrub.Every, a.conf.Scrub.Rate, a.busy, a.log.With("service", name))
+	return r, nil
 }
 
 func (a *Agent) serviceOptions(replica service.Replica) service.Options {
@@ -57,6 +60,9 @@ func (a *Agent) service(name string, make bool) (*running, error) {
 		return nil, err
 	}
 	a.services[name] = s
+	if a.background != nil {
+		s.scrub.start(a.background)
+	}
 	return s, nil
 }
 
@@ -126,7 +132,9 @@ func (a *Agent) Ready(name string) (api.Readiness, error) {
 func (a *Agent) local() api.NodeStatus {
 	n := api.NodeStatus{Version: api.Version, Node: a.conf.Node, Software: api.Software, Health: a.health.get(), Services: []api.ServiceStatus{}}
 	for _, s := range a.list() {
-		n.Services = append(n.Services, s.Status())
+		st := s.Status()
+		st.Scrubbed = s.scrub.last()
+		n.Services = append(n.Services, st)
 	}
 	return n
 }

@@ -77,7 +77,7 @@ func TestSpec(t *testing.T) {
 		Service: "web", VIPs: []string{"192.0.2.100/24", "2001:db8::100/64"}, NIC: "eth0",
 		Containers: []string{"registry", "db", "cache"}, Volumes: []string{"data"},
 		Interval: api.Duration(2 * time.Second), MaxRPO: api.Duration(10 * time.Minute), FreezeMax: api.Duration(250 * time.Millisecond),
-		OnUnhealthy: "fail", VIPConflict: "take", BindMounts: "list",
+		OnUnhealthy: "fail", VIPConflict: "take", BindMounts: "list", OnSuspect: "alarm",
 		Consistency: "hooks", BeforeCapture: []string{"db", "psql", "-c", "CHECKPOINT"}, AfterCapture: []string{"cache", "resume"}, HookTimeout: api.Duration(20 * time.Second),
 	}
 	if diff := cmp.Diff(want, got); diff != "" || len(problems) > 0 {
@@ -101,7 +101,7 @@ func TestDefaults(t *testing.T) {
 	got, problems := specOf("containers=registry")
 	want := api.Spec{
 		Service: "web", Containers: []string{"registry"}, Interval: api.DefaultInterval, MaxRPO: api.DefaultMaxRPO,
-		FreezeMax: api.DefaultFreezeMax, StopTimeout: api.DefaultStopTimeout, OnUnhealthy: api.OnUnhealthyDegraded, VIPConflict: api.ConflictRefuse, BindMounts: api.BindsList,
+		FreezeMax: api.DefaultFreezeMax, StopTimeout: api.DefaultStopTimeout, OnUnhealthy: api.OnUnhealthyDegraded, VIPConflict: api.ConflictRefuse, BindMounts: api.BindsList, OnSuspect: api.OnSuspectAlarm,
 		Consistency: api.ConsistencyFrozen, HookTimeout: api.DefaultHookTimeout,
 	}
 	if diff := cmp.Diff(want, got); diff != "" || len(problems) > 0 {

@@ -234,6 +234,14 @@ var parameters = []parameter{
 		read: readChoice(func(s *api.Spec) *string { return &s.VIPConflict }, api.ConflictRefuse, api.ConflictTake),
 	},
 	{
+		name: "on-suspect", short: "What data that looks attacked does", reloadable: true,
+		long: "What to do when what a standby receives looks like an attack on the data: most files have become noise, have other names, or are gone. " +
+			"The generation before it is pinned in any case. alarm: say so in status and log. " +
+			"hold: besides, the standby goes on receiving, and applies nothing from there on until a person says understudy release; a takeover meanwhile goes on from the generation before it.",
+		def: api.OnSuspectAlarm, example: api.OnSuspectHold,
+		read: readChoice(func(s *api.Spec) *string { return &s.OnSuspect }, api.OnSuspectAlarm, api.OnSuspectHold),
+	},
+	{
 		name: socketParam, short: "Control socket of the agent (advanced)", reloadable: true,
 		long: "Where understudy's agent listens on every node. It is only needed when agent.toml moves the socket.",
 		def:  api.DefaultSocket, example: "/run/understudy/other.sock",

@@ -119,6 +119,15 @@ func (es *Entries) All() iter.Seq[*Entry] {
 	}
 }
 
+// From goes through the entries in order, beginning with the first that is not before path.
+func (es *Entries) From(path string) iter.Seq[*Entry] {
+	return func(yield func(*Entry) bool) {
+		if es != nil {
+			es.byPath.AscendGreaterOrEqual(&Entry{Path: path}, yield)
+		}
+	}
+}
+
 // Below goes through what is in the directory dir, at any depth; dir itself is not.
 func (es *Entries) Below(dir string) iter.Seq[*Entry] {
 	return func(yield func(*Entry) bool) {

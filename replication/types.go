@@ -169,7 +169,20 @@ type State struct {
 	HeadSum string   `json:"head_sum"` // hex Manifest.Sum of the head
 	Images  []string `json:"images"`   // image IDs present on the node
 	Layers  []string `json:"layers"`   // diff IDs of the layers present
+	Lacks   *Lacks   `json:"lacks,omitempty"`
 }
+
+// Lacks is what a store has lost of what was committed: a disk forgets. Whoever has it
+// may send it again.
+type Lacks struct {
+	Chunks      []string `json:"chunks,omitempty"` // hashes
+	Generations []ID     `json:"generations,omitempty"`
+	GivenUp     []string `json:"given_up,omitempty"` // chunks that nobody has any more; never told
+	Unsure      bool     `json:"unsure,omitempty"`   // a pack is gone, and what it held was not looked for yet; never told
+}
+
+// None says that nothing is lost.
+func (l Lacks) None() bool { return len(l.Chunks)+len(l.Generations) == 0 }
 
 // JSON of a State is what the wire's "state" file holds.
 func (s State) JSON() ([]byte, error) { return json.Marshal(s) }

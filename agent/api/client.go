@@ -92,6 +92,13 @@ func (c *Client) Restore(ctx context.Context, service, generation string) (Resto
 	return res, err
 }
 
+// Scrub asks how the verification of a service stands, and for more.
+func (c *Client) Scrub(ctx context.Context, service string, req ScrubRequest) (ScrubStatus, error) {
+	var res ScrubStatus
+	err := c.call(ctx, http.MethodPost, servicePath(service, "scrub"), req, &res)
+	return res, err
+}
+
 // VersionInfo is the answer of GET /v1/version.
 type VersionInfo struct {
 	API      int    `json:"api"`

@@ -34,8 +34,9 @@ type Generation struct {
 	New        int64     `json:"new"`         // bytes that the one before has not
 	Head       bool      `json:"head,omitempty"`
 	Applied    bool      `json:"applied,omitempty"`
-	Final      bool      `json:"final,omitempty"`  // captured in a hand-over, with the containers stopped
-	Pinned     string    `json:"pinned,omitempty"` // why
+	Final      bool      `json:"final,omitempty"`   // captured in a hand-over, with the containers stopped
+	Pinned     string    `json:"pinned,omitempty"`  // why
+	Suspect    string    `json:"suspect,omitempty"` // why: it looks like an attack on the data
 }
 
 // Diff is how one generation differs from another.
@@ -74,4 +75,34 @@ type RestoreResult struct {
 	Before     string   `json:"before,omitempty"`   // the generation, pinned, that has what was there
 	Armed      bool     `json:"armed,omitempty"`    // it takes effect when this node is promoted
 	Warnings   []string `json:"warnings,omitempty"` // what could not be written as it was
+}
+
+// ScrubRequest asks about the verification of a service, and for more.
+type ScrubRequest struct {
+	Begin  bool `json:"begin,omitempty"`   // a round now
+	GiveUp bool `json:"give_up,omitempty"` // what no node has any more is not asked for again
+}
+
+// ScrubStatus is how the verification of a service's store and live data stands on a node.
+type ScrubStatus struct {
+	Service string    `json:"service"`
+	Running bool      `json:"running"`
+	Began   time.Time `json:"began"` // the round under way, or the last; zero: never
+	Ended   time.Time `json:"ended"` // zero: it is under way, or was interrupted
+	Done    int64     `json:"done"`  // bytes read in it
+	Total   int64     `json:"total"` // bytes to read in it, about
+	Packs   int       `json:"packs"`
+	Live    bool      `json:"live"`    // the live data was verified in it; on the active node it cannot be
+	LiveAt  time.Time `json:"live_at"` // when it was last
+	Lacks   int       `json:"lacks"`   // chunks and generations that are lost here and have not come again
+	Found   []Damage  `json:"found"`   // of all rounds, the newest first
+	Error   string    `json:"error,omitempty"`
+}
+
+// Damage is something that was not what had been written.
+type Damage struct {
+	At     time.Time `json:"at"`
+	What   string    `json:"what"`
+	Repair string    `json:"repair"`
+	Mended bool      `json:"mended"`
 }

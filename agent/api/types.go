@@ -83,6 +83,12 @@ const (
 	ConsistencyNone   = "none"   // nothing stands still: a generation is not of one instant
 )
 
+// What becomes of a generation that looks like an attack on the data (parameter on-suspect).
+const (
+	OnSuspectAlarm = "alarm" // it is told; the standby follows as always
+	OnSuspectHold  = "hold"  // the standby keeps it and does not apply it until a person releases it
+)
+
 // What becomes of the content of bind mounts (parameter bind-mounts).
 const (
 	BindsList      = "list"      // nothing: they are named in status and ready
@@ -115,6 +121,7 @@ type Spec struct {
 	StopTimeout Duration `json:"stop_timeout"` // grace for a container's own shutdown before SIGKILL; never beyond the operation's deadline
 	OnUnhealthy string   `json:"on_unhealthy"`
 	VIPConflict string   `json:"vip_conflict"`
+	OnSuspect   string   `json:"on_suspect,omitempty"` // empty: alarm
 
 	Consistency   string   `json:"consistency,omitempty"`    // empty: frozen
 	BeforeCapture []string `json:"before_capture,omitempty"` // a container, then a command and its arguments to run in it
@@ -173,25 +180,40 @@ type ActionResult struct {
 
 // ServiceStatus is one node's view of one service, as gossiped and shown.
 type ServiceStatus struct {
-	Service   string   `json:"service"`
-	Role      Role     `json:"role"`
-	Health    Health   `json:"health"`
-	Term      uint64   `json:"term"`                // highest term this node knows
-	Committed string   `json:"committed,omitempty"` // generation committed last, "term.sequence"
-	Applied   string   `json:"applied,omitempty"`   // generation the live tree is at
-	FreshAt   int64    `json:"fresh_at"`            // Unix ns: the data was at the committed generation at least until then (by the clock of the node that says so)
-	Clean     bool     `json:"clean,omitempty"`     // demoted, and what was sealed last is on another node
-	Base      string   `json:"base,omitempty"`      // active: the generation its term started from
-	VIPs      []string `json:"vips,omitempty"`      // addresses held
-	Images    []string `json:"images,omitempty"`    // image IDs the service needs that are present
-	Missing   []string `json:"missing,omitempty"`   // image IDs it needs that are not
-	Score     int      `json:"score"`               // promotion score, 0: must not be promoted
-	Blockers  []string `json:"blockers,omitempty"`  // what stops a takeover on this node, in words
-	Warnings  []string `json:"warnings,omitempty"`
-	FreezeP50 Duration `json:"freeze_p50,omitempty"`
-	FreezeP99 Duration `json:"freeze_p99,omitempty"`
-	FreezeMax Duration `json:"freeze_max,omitempty"`
-	Diverged  []string `json:"diverged,omitempty"` // archived diverged generations held here
+	Service   string    `json:"service"`
+	Role      Role      `json:"role"`
+	Health    Health    `json:"health"`
+	Term      uint64    `json:"term"`                // highest term this node knows
+	Committed string    `json:"committed,omitempty"` // generation committed last, "term.sequence"
+	Applied   string    `json:"applied,omitempty"`   // generation the live tree is at
+	FreshAt   int64     `json:"fresh_at"`            // Unix ns: the data was at the committed generation at least until then (by the clock of the node that says so)
+	Clean     bool      `json:"clean,omitempty"`     // demoted, and what was sealed last is on another node
+	Base      string    `json:"base,omitempty"`      // active: the generation its term started from
+	VIPs      []string  `json:"vips,omitempty"`      // addresses held
+	Images    []string  `json:"images,omitempty"`    // image IDs the service needs that are present
+	Missing   []string  `json:"missing,omitempty"`   // image IDs it needs that are not
+	Score     int       `json:"score"`               // promotion score, 0: must not be promoted
+	Blockers  []string  `json:"blockers,omitempty"`  // what stops a takeover on this node, in words
+	Warnings  []string  `json:"warnings,omitempty"`
+	FreezeP50 Duration  `json:"freeze_p50,omitempty"`
+	FreezeP99 Duration  `json:"freeze_p99,omitempty"`
+	FreezeMax Duration  `json:"freeze_max,omitempty"`
+	Diverged  []string  `json:"diverged,omitempty"` // archived diverged generations held here
+	Lacks     int       `json:"lacks,omitempty"`    // chunks and generations that its disk has forgotten
+	Suspects  []Suspect `json:"suspects,omitempty"` // what this node received and looks like an attack on the data
+	Held      string    `json:"held,omitempty"`     // the generation that a promotion of this node goes on from, as what follows is suspect
+	Scrubbed  int64     `json:"scrubbed,omitempty"` // Unix ns: all that is kept was verified last then (by the clock of the node that says so)
+}
+
+// Suspect is a run of generations that look like an attack on the data, until a person
+// releases them.
+type Suspect struct {
+	First  string    `json:"first"`
+	Last   string    `json:"last"`
+	Before string    `json:"before"` // the generation before them, pinned
+	At     time.Time `json:"at"`     // that node's clock
+	Why    string    `json:"why"`
+	Undone string    `json:"undone,omitempty"` // the generation that took the data back
 }
 
 // NodeHealth is what a node says of itself.
@@ -272,4 +294,6 @@ const (
 	EventPeer        = "peer"
 	EventRestore     = "restore"
 	EventAlarm       = "alarm" // somebody may be tampering: a person has to look
+	EventScrub       = "scrub"
+	EventSuspect     = "suspect"
 )

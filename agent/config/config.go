@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
 	"github.com/understudy-ha/understudy/replication/store"
@@ -26,6 +27,13 @@ type Config struct {
 	Limits   Limits
 	// Retention is what this node keeps of what it is sent, its Applied left empty.
 	Retention store.Policy
+	Scrub     Scrub
+}
+
+// Scrub is how this node verifies what it keeps, by itself.
+type Scrub struct {
+	Rate  int64         // bytes per second
+	Every time.Duration // from the end of a round to the next; 0: only when asked
 }
 
 // Gossip is how this node talks to its peers' agents.
@@ -64,6 +72,11 @@ const (
 	DefaultJournalSize = 16 << 20
 	minJournalSize     = 64 << 10
 	minBandwidth       = wire.LeastRate
+
+	DefaultScrubRate  = 16 << 20
+	minScrubRate      = 64 << 10
+	DefaultScrubEvery = 7 * 24 * time.Hour
+	minScrubEvery     = time.Hour
 )
 
 // Secret is key material that stays out of logs, errors and JSON.
@@ -138,6 +151,10 @@ func parse(path string, data []byte, h host) (*Config, *document) {
 	c.Limits.Bandwidth = limits.rate("bandwidth", minBandwidth)
 	limits.done()
 	c.Retention = root.child("retention").retention()
+	scrub := root.child("scrub")
+	c.Scrub.Rate = scrub.size("rate", DefaultScrubRate, minScrubRate)
+	c.Scrub.Every = scrub.duration("every", DefaultScrubEvery, minScrubEvery)
+	scrub.done()
 
 	peers := root.children("peer")
 	gossip, ssh := root.child("gossip"), root.child("ssh")

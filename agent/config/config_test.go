@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -63,6 +64,7 @@ func TestExampleLoads(t *testing.T) {
 		Peers:     []Peer{{Name: "n2", Address: "198.51.100.2", SSHPort: 22, Gossip: netip.MustParseAddrPort("198.51.100.2:7946")}},
 		Limits:    Limits{JournalSize: 16 << 20},
 		Retention: store.Policy{KeepLast: 20, Hourly: 24, Daily: 7, Weekly: 4},
+		Scrub:     Scrub{Rate: 16 << 20, Every: 168 * time.Hour},
 	}
 	if d := cmp.Diff(want, c, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
 		t.Error(d)

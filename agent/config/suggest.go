@@ -11,6 +11,7 @@ var places = map[string]string{
 	"bind": "[gossip]", "known_hosts": "[ssh]", "user": "[ssh]", "address": "[[peer]]",
 	"ssh_port": "[[peer]]", "name": "[[peer]]", "journal_size": "[limits]", "bandwidth": "[limits]",
 	"keep_last": "[retention]", "hourly": "[retention]", "daily": "[retention]", "weekly": "[retention]",
+	"rate": "[scrub]", "every": "[scrub]",
 	"node": "the top, before the first table", "store": "the top, before the first table",
 	"socket": "the top, before the first table", "podman": "the top, before the first table",
 	"log_level": "the top, before the first table",

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // maxSocket is how long a unix socket's path may be: sun_path holds 108 bytes
@@ -213,6 +214,20 @@ func (t *table) count(key string, def, least int) int {
 		return def
 	}
 	return int(n)
+}
+
+// duration reads a time such as "168h"; "0s" is none.
+func (t *table) duration(key string, def, least time.Duration) time.Duration {
+	s, ok := t.text(key, def.String())
+	if !ok {
+		return def
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d != 0 && d < least {
+		t.problem(key, fmt.Sprintf("write a time of at least %s such as %s = %q, or \"0s\" for never", least, key, def), "%s cannot be %q", t.full(key), s)
+		return def
+	}
+	return d
 }
 
 // size reads a number of bytes: 65536, or "64KiB", "16MiB", "1GiB".

@@ -31,6 +31,8 @@ type Agent interface {
 	Replicate(ctx context.Context, service string) (api.ReplicateResult, error)
 	// Restore takes the service back to a generation in place; "": an armed restore is forgotten.
 	Restore(ctx context.Context, service, generation string) (api.RestoreResult, error)
+	// Scrub says how the verification of a service stands, and begins a round where that is asked.
+	Scrub(service string, req api.ScrubRequest) (api.ScrubStatus, error)
 	Log(q api.LogQuery) ([]api.Decision, error)
 	FollowLog(ctx context.Context, q api.LogQuery) <-chan api.Decision
 	Version() api.VersionInfo
@@ -109,6 +111,7 @@ func (s *Server) routes() http.Handler {
 		s.answer(w, res, err)
 	})
 	mux.HandleFunc("POST /v1/services/{name}/restore", s.restore)
+	mux.HandleFunc("POST /v1/services/{name}/scrub", s.scrub)
 	mux.HandleFunc("POST /v1/services/{name}/{action}", s.action)
 	return mux
 }
@@ -138,10 +141,26 @@ func (s *Server) action(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, res, err)
 }
 
+// read reads a request's body, or answers that it cannot.
+func (s *Server) read(w http.ResponseWriter, r *http.Request, req any) bool {
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(req)
+	if err != nil {
+		s.answer(w, nil, api.Errorf(api.KindArgs, "install the same understudy everywhere on this node", "the request cannot be read: %v", err))
+	}
+	return err == nil
+}
+
+func (s *Server) scrub(w http.ResponseWriter, r *http.Request) {
+	var req api.ScrubRequest
+	if s.read(w, r, &req) {
+		res, err := s.agent.Scrub(r.PathValue("name"), req)
+		s.answer(w, res, err)
+	}
+}
+
 func (s *Server) restore(w http.ResponseWriter, r *http.Request) {
 	var req api.RestoreRequest
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&req); err != nil {
-		s.answer(w, nil, api.Errorf(api.KindArgs, "install the same understudy everywhere on this node", "the request cannot be read: %v", err))
+	if !s.read(w, r, &req) {
 		return
 	}
 	ctx, cancel := deadline(r)

@@ -34,6 +34,10 @@ func (fake) Replicate(context.Context, string) (api.ReplicateResult, error) {
 func (fake) Restore(_ context.Context, _, generation string) (api.RestoreResult, error) {
 	return api.RestoreResult{Generation: generation, As: "3.5"}, nil
 }
+
+func (fake) Scrub(service string, req api.ScrubRequest) (api.ScrubStatus, error) {
+	return api.ScrubStatus{Service: service, Running: req.Begin}, nil
+}
 func (fake) Log(api.LogQuery) ([]api.Decision, error) { return nil, nil }
 func (fake) FollowLog(ctx context.Context, _ api.LogQuery) <-chan api.Decision {
 	c := make(chan api.Decision, 2)

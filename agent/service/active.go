@@ -43,6 +43,8 @@ func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 			s.Gossip.Publish() // how fresh the data is: the standby's RPO hangs on it
 		}
 		ship.now()
+		s.noteLacks()
+		s.noteSuspects()
 		if err := s.Replica.Prune(); err != nil {
 			s.log.Warn("old generations cannot be pruned", "error", err)
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/understudy-ha/understudy/agent/api"
 	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/store"
 )
 
 // ErrNoContainer is what a Runtime answers for a container that does not exist.
@@ -149,6 +150,12 @@ type Replica interface {
 	CheckTree(ctx context.Context, req replication.SealRequest, sure bool) (res replication.SealResult, archived string, err error)
 	// ArchiveTree archives what the live trees are now as a diverged generation.
 	ArchiveTree(ctx context.Context, req replication.SealRequest) (string, error)
+	// ArchiveForeign archives what somebody wrote to a standby's live trees; "": nothing was.
+	ArchiveForeign(ctx context.Context, req replication.SealRequest) (string, error)
+	// Suspects are what was received and looks like an attack, the oldest first.
+	Suspects() []store.Suspect
+	// Lacks counts what the disk has forgotten and no other node has sent again yet.
+	Lacks() int
 	SetHave(images, layers []string) error
 	Prune() error
 	Freezes() (p50, p99, most time.Duration)
@@ -164,6 +171,8 @@ type Peers interface {
 	// ShipFinal brings all peers up to the local head; it tries again for a few seconds,
 	// whatever was tried before, and answers per peer.
 	ShipFinal(ctx context.Context, service string) map[string]error
+	// Mend sends a peer what it says that it has lost of what was committed.
+	Mend(ctx context.Context, service, peer string) error
 	// Images sends a peer the images that it lacks.
 	Images(ctx context.Context, service, peer string, images []string, export func(ctx context.Context, id, path string) error) error
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/understudy-ha/understudy/agent/api"
 	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/store"
 )
 
 // node is a whole node in memory: what survives a kill of the agent (containers,
@@ -41,6 +42,9 @@ type node struct {
 	shipped  replication.ID
 	archived int // version of the tree in the archive
 	pinned   []string
+	lost     int // what the store lacks
+	suspect  []store.Suspect
+	mended   int
 	peers    []api.NodeStatus
 	journal  []api.Decision
 }
@@ -83,6 +87,10 @@ var testSpec = api.Spec{
 
 // do orders an action; crashed says whether the agent was killed in it.
 func do(s *Service, action string) (res api.ActionResult, crashed bool, err error) {
+	return doSpec(s, action, testSpec)
+}
+
+func doSpec(s *Service, action string, spec api.Spec) (res api.ActionResult, crashed bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	defer func() {
@@ -93,7 +101,7 @@ func do(s *Service, action string) (res api.ActionResult, crashed bool, err erro
 			crashed = true
 		}
 	}()
-	res, err = s.Do(ctx, action, api.ActionRequest{Spec: testSpec})
+	res, err = s.Do(ctx, action, api.ActionRequest{Spec: spec})
 	return res, false, err
 }
 
@@ -482,6 +490,7 @@ func (r replica) CheckTree(ctx context.Context, q replication.SealRequest, _ boo
 	return res, "", err
 }
 
+func (r replica) Lacks() (lost int)                       { r.n.with(func() { lost = r.n.lost }); return lost }
 func (r replica) SetHave(_, _ []string) error             { return nil }
 func (r replica) Prune() error                            { return nil }
 func (r replica) Freezes() (p50, p99, most time.Duration) { return 0, 0, 0 }

@@ -28,6 +28,8 @@ func (s *Service) Restore(ctx context.Context, name string) (api.RestoreResult, 
 	if err := s.Replica.CheckRestore(ctx, name); err != nil {
 		return res, s.noRestore(name, err)
 	}
+	s.operations.Add(1)
+	defer s.operations.Add(-1)
 	if err := s.acquire(ctx, false); err != nil {
 		return res, err
 	}
@@ -186,9 +188,15 @@ func (s *Service) disarm() error {
 	return nil
 }
 
-// goBack begins the term of a promotion with the generation that was armed.
+// goBack begins the term of a promotion with the generation that was armed, or that the
+// node was held at because what followed is suspect.
 func (s *Service) goBack(def Definition, head replication.ID) error {
 	rec := s.snapshot()
+	why := ""
+	if held := s.held(); rec.Restore == "" && !held.IsZero() {
+		rec.Restore = held.String()
+		why = fmt.Sprintf("What followed looks like an attack on the data (on-suspect=hold); understudy restore %s --generation %s --in-place takes it after all. ", s.name, head)
+	}
 	if rec.Restore == "" || head.IsZero() {
 		return nil
 	}
@@ -205,18 +213,21 @@ func (s *Service) goBack(def Definition, head replication.ID) error {
 	if err := s.revert(&res, replication.SealRequest{Term: rec.Term, Definition: def.Bytes, Images: m.Images}); err != nil {
 		return err
 	}
-	s.decide(api.EventRestore, rec.Term, "this node goes on from generation %s, as generation %s; what was committed last is generation %s, pinned here. %s", rec.Restore, res.As, head, strings.Join(res.Warnings, "; "))
+	s.decide(api.EventRestore, rec.Term, "this node goes on from generation %s, as generation %s; what was committed last is generation %s, pinned here. %s%s", rec.Restore, res.As, head, why, strings.Join(res.Warnings, "; "))
 	return nil
 }
 
 // target is the generation that a standby's live tree is to be at: the head, unless
-// it is held at another.
+// it is held at another, by an operator or because what follows is suspect.
 func (s *Service) target() (replication.ID, error) {
 	if rec := s.snapshot(); rec.Restore != "" {
 		if id, err := replication.ParseID(rec.Restore); err == nil {
 			return id, nil
 		}
 		return s.Replica.Applied(), nil // an archived one: the tree waits where it is
+	}
+	if held := s.held(); !held.IsZero() {
+		return held, nil
 	}
 	return s.Replica.Head()
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/understudy-ha/understudy/agent/api"
 	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/store"
 )
 
 // Options are what a Service works with. All fields are required but Now.
@@ -46,7 +47,9 @@ type Service struct {
 		cancel context.CancelFunc // of an operation that stop and demote may cut short
 	}
 
-	containersChanged atomic.Bool // since they were last inspected
+	containersChanged atomic.Bool  // since they were last inspected
+	operations        atomic.Int32 // under way, or waiting for one that is
+	foreign           atomic.Bool  // a scrub has found that somebody wrote to a standby's tree
 
 	loop loop // the role's background work; see loop.go
 
@@ -58,26 +61,29 @@ type Service struct {
 	imagesAt   time.Time // Podman was asked for its images
 	askedAt    time.Time // Pacemaker was asked who is active
 	elsewhere  string    // what it said, when that is another node
+	mendedAt   time.Time // another node was sent what it had lost
 
 	mu       sync.Mutex // guards what follows
 	rec      record
 	health   api.Health
-	seen     map[string]Container // containers as last inspected, by name
-	defined  Definition           // active: as last read from Podman
-	prepared string               // standby: definition (as string) realised and initialised last
-	blocked  []string             // what keeps the standby from being prepared
-	complete bool                 // standby: data and containers were here once, since the agent started
-	have     []string             // image IDs that Podman had when it was asked last; nil: it was not
-	present  []string             // image IDs the head needs and Podman has
-	missing  []string             // image IDs the head needs and Podman has not
-	unready  map[string]grievance // standby: what else stands against a takeover, by what it is about
-	cut      string               // standby: gossip does not come from where Pacemaker says that the service is active
-	caveats  []string             // what of the containers is carried, but not quite as it is
-	problem  string               // of the last replication cycle
-	lagging  map[string]string    // peer → that it does not get what is new, and why
-	freshOf  replication.ID       // standby: the head that freshAt is about
-	freshAt  time.Time            // our clock: the live tree (active) or the head (standby) was current then
-	heardAt  time.Time            // our clock: the active spoke last then
+	seen     map[string]Container             // containers as last inspected, by name
+	defined  Definition                       // active: as last read from Podman
+	prepared string                           // standby: definition (as string) realised and initialised last
+	blocked  []string                         // what keeps the standby from being prepared
+	complete bool                             // standby: data and containers were here once, since the agent started
+	have     []string                         // image IDs that Podman had when it was asked last; nil: it was not
+	present  []string                         // image IDs the head needs and Podman has
+	missing  []string                         // image IDs the head needs and Podman has not
+	unready  map[string]grievance             // standby: what else stands against a takeover, by what it is about
+	cut      string                           // standby: gossip does not come from where Pacemaker says that the service is active
+	caveats  []string                         // what of the containers is carried, but not quite as it is
+	problem  string                           // of the last replication cycle
+	lagging  map[string]string                // peer → that it does not get what is new, and why
+	freshOf  replication.ID                   // standby: the head that freshAt is about
+	freshAt  time.Time                        // our clock: the live tree (active) or the head (standby) was current then
+	heardAt  time.Time                        // our clock: the active spoke last then
+	lacks    int                              // what the store has lost, as last noted
+	suspects map[replication.ID]store.Suspect // as last noted, by their first generation
 	score    int
 	scoreSet bool // score was written to Pacemaker since the agent started
 }
@@ -196,6 +202,8 @@ func (s *Service) Do(ctx context.Context, action string, req api.ActionRequest) 
 // operate runs one of the exclusive operations. Stop and demote cut short
 // whatever is under way; the others refuse while it lasts.
 func (s *Service) operate(ctx context.Context, action string, req api.ActionRequest) (api.ActionResult, error) {
+	s.operations.Add(1)
+	defer s.operations.Add(-1)
 	safe := action == api.ActionStop || action == api.ActionDemote
 	if safe {
 		s.interrupt()
@@ -321,7 +329,7 @@ func (s *Service) adopt(spec api.Spec) error {
 func specEqual(a, b api.Spec) bool {
 	return a.Service == b.Service && slices.Equal(a.VIPs, b.VIPs) && a.NIC == b.NIC && a.SameWorkload(b) && slices.Equal(a.Containers, b.Containers) &&
 		slices.Equal(a.Volumes, b.Volumes) && a.BindMounts == b.BindMounts && a.Interval == b.Interval && a.MaxRPO == b.MaxRPO && a.FreezeMax == b.FreezeMax &&
-		a.StopTimeout == b.StopTimeout && a.OnUnhealthy == b.OnUnhealthy && a.VIPConflict == b.VIPConflict &&
+		a.StopTimeout == b.StopTimeout && a.OnUnhealthy == b.OnUnhealthy && a.VIPConflict == b.VIPConflict && a.OnSuspect == b.OnSuspect &&
 		a.Consistency == b.Consistency && slices.Equal(a.BeforeCapture, b.BeforeCapture) && slices.Equal(a.AfterCapture, b.AfterCapture) && a.HookTimeout == b.HookTimeout
 }
 

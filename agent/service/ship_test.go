@@ -20,6 +20,11 @@ func (n standbys) Images(context.Context, string, string, []string, func(context
 	return nil
 }
 
+func (n standbys) Mend(context.Context, string, string) error {
+	n.with(func() { n.mended++ })
+	return nil
+}
+
 func (n standbys) ShipFinal(ctx context.Context, name string) map[string]error {
 	return map[string]error{"n2": n.Ship(ctx, name, "n2")}
 }

@@ -37,6 +37,9 @@ func (s *Service) runStandby(ctx context.Context, quit, wake <-chan struct{}) {
 		if time.Since(s.handedOver) > calm {
 			s.assertScore(ctx)
 		}
+		s.noteLacks()
+		s.noteSuspects()
+		s.mendOthers(ctx)
 		if err := s.Replica.Prune(); err != nil {
 			s.log.Warn("old generations cannot be pruned", "error", err)
 		}
@@ -68,6 +71,9 @@ func (s *Service) standbyOnce(ctx context.Context) error {
 	var prepErr error
 	if time.Since(s.handedOver) > calm {
 		prepErr = s.prepare(ctx, def)
+	}
+	if err := s.keepForeign(ctx); err != nil {
+		return errors.Join(err, prepErr)
 	}
 	// Data that can be applied is applied also where a container cannot be made yet.
 	applyErr := s.follow(ctx)

@@ -20,7 +20,10 @@ func (s *Service) Status() api.ServiceStatus {
 	head, err := s.Replica.Head()
 	st := api.ServiceStatus{
 		Service: s.name, Role: rec.Role, Term: max(term, rec.Term), Committed: head.String(), Clean: rec.Clean,
-		Applied: s.Replica.Applied().String(), Diverged: s.Replica.Diverged(),
+		Applied: s.Replica.Applied().String(), Diverged: s.Replica.Diverged(), Lacks: s.Replica.Lacks(),
+	}
+	if st.Lacks > 0 {
+		st.Warnings = append(st.Warnings, fmt.Sprintf("%d chunks or generations of its store were lost to damage and have not come again from another node; see understudy scrub %s there", st.Lacks, s.name))
 	}
 	if rec.Role == api.RoleActive {
 		st.Term, st.Base, st.Applied = rec.Term, rec.Base, head.String()
@@ -39,6 +42,7 @@ func (s *Service) Status() api.ServiceStatus {
 	if rec.Restore != "" {
 		st.Warnings = append(st.Warnings, fmt.Sprintf("held at generation %s: a promotion of this node goes back to it (understudy restore %s --cancel: it does not)", rec.Restore, s.name))
 	}
+	s.suspectStatus(&st)
 	if rec.Role == api.RoleStandby {
 		st.Blockers = s.unreadiness()
 		var why string

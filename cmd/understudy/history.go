@@ -74,6 +74,9 @@ func marks(g api.Generation) (out []string) {
 	if g.Final {
 		out = append(out, "hand-over")
 	}
+	if g.Suspect != "" {
+		out = append(out, "SUSPECT: "+g.Suspect)
+	}
 	if g.Pinned != "" {
 		out = append(out, "pinned: "+g.Pinned)
 	}

@@ -35,6 +35,8 @@ var commands = []func(*app) *cobra.Command{
 	diffCommand,
 	pinCommand,
 	unpinCommand,
+	releaseCommand,
+	scrubCommand,
 	pruneCommand,
 	initCommand,
 	trustCommand,

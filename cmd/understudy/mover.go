@@ -97,7 +97,7 @@ func refusef(format string, args ...any) error {
 	return withCode(exitRefused, fmt.Errorf(format, args...))
 }
 
-// learn asks the agent what makes the move better, not what makes it possible.
+// learn asks the agent what makes the move better, and whether it would lose something.
 func (m *mover) learn(ctx context.Context) error {
 	st, err := ask(ctx, m.client().Status)
 	if err != nil {
@@ -110,6 +110,9 @@ func (m *mover) learn(ctx context.Context) error {
 		for _, s := range n.Services {
 			if s.Service == m.service && n.Node == m.from {
 				m.vips = s.VIPs
+			}
+			if s.Service == m.service && n.Node == m.to && s.Held != "" {
+				return refusef("%s is held at generation %s, as what followed looks like an attack on the data: %s would go on from there and leave behind what was written since. Look with understudy history %[3]s on %[1]s; then either understudy release %[3]s there, or understudy restore %[3]s --generation %[2]s --in-place on %[4]s", m.to, s.Held, m.service, m.from)
 			}
 		}
 	}

@@ -158,6 +158,9 @@ func (v statusView) details(w io.Writer, places []place) {
 		if p.FreezeMax > 0 {
 			fmt.Fprintf(w, "  freezes: median %s, 99%% %s, longest %s\n", short(time.Duration(p.FreezeP50)), short(time.Duration(p.FreezeP99)), short(time.Duration(p.FreezeMax)))
 		}
+		if p.Scrubbed != 0 {
+			fmt.Fprintf(w, "  verified: all that is kept, %s ago\n", ageOf(v.now.Sub(time.Unix(0, p.Scrubbed).Add(-time.Duration(p.node.ClockOffset)))))
+		}
 		if len(p.Images)+len(p.Missing) > 0 {
 			fmt.Fprintf(w, "  images: %d here, %d missing\n", len(p.Images), len(p.Missing))
 		}

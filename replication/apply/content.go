@@ -191,6 +191,12 @@ func matches(ctx context.Context, g Generations, f *os.File, e *replication.Entr
 			return false, err
 		}
 	}
+	return emptyGaps(ctx, f, e)
+}
+
+// emptyGaps says whether there is nothing in f where e has no chunks.
+func emptyGaps(ctx context.Context, f *os.File, e *replication.Entry) (bool, error) {
+	buf := make([]byte, min(e.Size, replication.ChunkSize))
 	same, holes := true, tree.NewData(f, e.Size)
 	err := gaps(e, func(at, end int64) error {
 		for same && at < end {

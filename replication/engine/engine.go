@@ -51,10 +51,13 @@ type Engine struct {
 	work   sync.Mutex     // held by Seal, Apply, Realign
 	saving sync.WaitGroup // of indexes
 
+	scrubbing sync.Mutex // held by Scrub
+
 	mu        sync.Mutex // guards what follows
 	index     *tree.Index
 	head      *replication.Manifest // the head, decoded; its ID says whether it is current
 	freezes   []time.Duration       // the newest freezeWindow, in order
+	roots     map[string]string     // of the live trees, as last said
 	nextPrune time.Time
 	ahead     []store.PackFile // of the generation that is being made
 
@@ -136,6 +139,7 @@ func (e *Engine) Applied() replication.ID {
 func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replication.SealResult, error) {
 	e.work.Lock()
 	defer e.work.Unlock()
+	e.noteRoots(r.Roots)
 	if j, err := e.applier.Pending(); err != nil || j != nil {
 		return replication.SealResult{}, errors.Join(err, errors.New("the live trees are between two generations: an apply must be finished before anything is sealed"))
 	}

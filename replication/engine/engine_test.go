@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/apply"
@@ -92,11 +93,35 @@ func (s *side) send(to *side, id replication.ID) {
 		if err := os.WriteFile(incoming, b, 0o600); err != nil {
 			s.t.Fatal(err)
 		}
-		if err := to.Store().AcceptPack(incoming, p.Hash); err != nil {
+		err = to.Store().AcceptPack(incoming, p.Hash)
+		for range 500 { // a process that another test has just forked has our file open until it runs
+			if err == nil || !strings.Contains(err.Error(), "still open for writing") {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+			err = to.Store().AcceptPack(incoming, p.Hash)
+		}
+		if err != nil {
 			s.t.Fatal(err)
 		}
 	}
-	if err := to.Store().Commit(m); err != nil {
+	b, err := store.EncodeManifest(m)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	incoming := filepath.Join(to.Store().IncomingDir(), "manifest")
+	if err := os.WriteFile(incoming, b, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	err = to.Store().CommitEncoded(incoming, id)
+	for range 500 { // as above
+		if err == nil || !strings.Contains(err.Error(), "still open for writing") {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+		err = to.Store().CommitEncoded(incoming, id)
+	}
+	if err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -121,6 +121,25 @@ func (e *Engine) CheckTree(ctx context.Context, r replication.SealRequest, sure 
 	return res, archived, err
 }
 
+// ArchiveForeign archives what somebody wrote to a standby's live trees, beside the
+// generation that they are at: never sealed, or this node would have a history that no
+// other has. "": there is nothing of that kind. The next Apply looks at the whole trees.
+func (e *Engine) ArchiveForeign(ctx context.Context, r replication.SealRequest) (string, error) {
+	at := e.Applied()
+	if at.IsZero() {
+		return "", nil // then the next Apply compares everything, and so did this one's caller
+	}
+	base, err := e.store.Load(at)
+	if err != nil {
+		return "", err
+	}
+	name, err := e.archive(ctx, r, base)
+	if err != nil {
+		return "", err
+	}
+	return name, e.Recheck()
+}
+
 // ArchiveTree archives what the live trees are now as a diverged generation, and
 // names it; "" when they hold nothing that this node's own last generation does
 // not. The next Apply looks at the whole trees.

@@ -147,8 +147,10 @@ func (e *Engine) applyLocked(ctx context.Context, id replication.ID, roots map[s
 	if pending == nil && e.Applied() == id {
 		return nil
 	}
+	e.noteRoots(roots)
 	res, err := e.applier.Apply(ctx, id, roots)
 	if err != nil {
+		e.Damaged(ctx, err)
 		return err
 	}
 	for _, w := range res.Warnings {

@@ -4,8 +4,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/replication"
 )
@@ -53,12 +56,15 @@ func (s *Store) Get(h replication.Hash) ([]byte, error) {
 			s.index.forget() // swept by the other process; another pack may have it
 			continue
 		}
+		if errors.Is(err, unix.EIO) || errors.Is(err, io.EOF) {
+			return nil, &DamagedPack{w.pack.hash, err}
+		}
 		if err != nil {
 			return nil, err
 		}
 		data, err := s.codec.unpack(stored, w.chunk())
 		if err != nil {
-			return nil, fmt.Errorf("pack %s: %w", w.pack.path, err)
+			return nil, &DamagedPack{w.pack.hash, err}
 		}
 		return data, nil
 	}

@@ -33,7 +33,7 @@ func (s *Store) Commit(m *replication.Manifest) error {
 	if err != nil {
 		return err
 	}
-	return s.locked(func() error { return s.commitLocked(&kept, b) })
+	return s.locked(func() error { return s.commitLocked(&kept, b, false) })
 }
 
 // CommitEncoded is Commit of an encoded manifest in the file at path, which must
@@ -51,7 +51,7 @@ func (s *Store) CommitEncoded(path string, id replication.ID) error {
 		if m.ID != id {
 			return fmt.Errorf("generation %s: %w: the manifest says it is %s", id, replication.ErrFormat, m.ID)
 		}
-		return s.commitLocked(m, b)
+		return s.commitLocked(m, b, true)
 	})
 	if err != nil {
 		return err
@@ -83,7 +83,11 @@ func readIncoming(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxEncoded+1))
 }
 
-func (s *Store) commitLocked(m *replication.Manifest, b []byte) error {
+// received: by a sender, and so to be judged.
+func (s *Store) commitLocked(m *replication.Manifest, b []byte, received bool) error {
+	if done, err := s.mendLocked(m); err != nil || done {
+		return err
+	}
 	done, err := s.checkLocked(m, b)
 	if err != nil || done {
 		return err
@@ -97,7 +101,16 @@ func (s *Store) commitLocked(m *replication.Manifest, b []byte) error {
 	if err := s.placeLocked(m.ID, b); err != nil {
 		return err
 	}
-	if err := s.stampLocked(generationName(m.ID), m.Sum()); err != nil {
+	whole, err := identity(m)
+	if err != nil {
+		return err
+	}
+	// Before the head moves: there is no moment in which it is committed and not marked.
+	did, err := s.judgeLocked(m, received)
+	if err != nil {
+		return err
+	}
+	if err := s.stampLocked(stamp{name: generationName(m.ID), sum: m.Sum(), whole: whole, did: did}); err != nil {
 		return err
 	}
 	if err := s.setHeadLocked(m.ID); err != nil {
@@ -246,7 +259,7 @@ func (s *Store) supersedeLocked(id replication.ID) error {
 			continue
 		}
 		if err == nil {
-			err = s.stampLocked(name, replication.Hash{})
+			err = s.stampLocked(stamp{name: name})
 		}
 		return err
 	}
@@ -285,6 +298,6 @@ func (s *Store) Reset(to replication.ID) error {
 				}
 			}
 		}
-		return s.dropPinsLocked(to)
+		return errors.Join(s.dropPinsLocked(to), s.dropSuspectsLocked(to))
 	})
 }

@@ -138,6 +138,18 @@ func (l *loaded) get(path string) *replication.Manifest {
 	return nil
 }
 
+// remembered is what was loaded from path, whatever is there now.
+func (l *loaded) remembered(path string) *replication.Manifest {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, f := range l.kept {
+		if f.path == path {
+			return f.m
+		}
+	}
+	return nil
+}
+
 func (l *loaded) clone() *loaded {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -147,7 +147,8 @@ func EncodeManifest(m *replication.Manifest) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-func encodeItems(enc *cbor.Encoder, m *replication.Manifest) error {
+// headerOf is m's header without what says how m is kept.
+func headerOf(m *replication.Manifest) header {
 	h := header{
 		Format: m.Format, Service: m.Service, ID: m.ID, Parent: m.Parent,
 		FreezeNs: m.FreezeNs, Diverged: m.Diverged, Final: m.Final, Loose: m.Loose,
@@ -156,6 +157,24 @@ func encodeItems(enc *cbor.Encoder, m *replication.Manifest) error {
 	if !m.CapturedAt.IsZero() {
 		h.CapturedNs = m.CapturedAt.UnixNano()
 	}
+	return h
+}
+
+// identity is a hash of the generation, the same whether it is kept whole or as a delta, and
+// whatever it was committed on top of: a node that is far behind gets some with another parent.
+func identity(m *replication.Manifest) (replication.Hash, error) {
+	em, err := encMode()
+	if err != nil {
+		return replication.Hash{}, err
+	}
+	h := headerOf(m)
+	h.Parent = replication.ID{}
+	b, err := em.Marshal(h)
+	return blake3.Sum256(b), err
+}
+
+func encodeItems(enc *cbor.Encoder, m *replication.Manifest) error {
+	h := headerOf(m)
 	if m.Delta != nil {
 		return encodeDelta(enc, h, m.Delta)
 	}

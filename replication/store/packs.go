@@ -158,7 +158,7 @@ func (s *Store) PacksFor(missing []replication.Hash) (packs []PackFile, cleanup 
 			return nil, cleanup, err
 		}
 		if _, err := s.codec.unpack(stored, loc.chunk()); err != nil {
-			return nil, cleanup, fmt.Errorf("pack %s: %w", loc.pack.path, err)
+			return nil, cleanup, &DamagedPack{loc.pack.hash, err}
 		}
 		if err := w.put(loc.chunk(), stored, nil, 0); err != nil {
 			return nil, cleanup, err

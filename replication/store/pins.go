@@ -42,18 +42,20 @@ func (s *Store) Pins() ([]Pin, error) {
 
 // Pin pins a committed generation; one that is pinned keeps its first reason. ErrNotFound.
 func (s *Store) Pin(id replication.ID, why string) error {
-	return s.locked(func() error {
-		if _, err := s.committedFile(id); err != nil {
-			return err
-		}
-		pins, err := s.Pins()
-		if err != nil || slices.ContainsFunc(pins, func(p Pin) bool { return p.ID == id }) {
-			return err
-		}
-		pins = append(pins, Pin{ID: id, At: s.o.Now(), Why: why})
-		slices.SortFunc(pins, func(a, b Pin) int { return a.ID.Compare(b.ID) })
-		return s.writePinsLocked(pins)
-	})
+	return s.locked(func() error { return s.pinLocked(id, why) })
+}
+
+func (s *Store) pinLocked(id replication.ID, why string) error {
+	if _, err := s.committedFile(id); err != nil {
+		return err
+	}
+	pins, err := s.Pins()
+	if err != nil || slices.ContainsFunc(pins, func(p Pin) bool { return p.ID == id }) {
+		return err
+	}
+	pins = append(pins, Pin{ID: id, At: s.o.Now(), Why: why})
+	slices.SortFunc(pins, func(a, b Pin) int { return a.ID.Compare(b.ID) })
+	return s.writePinsLocked(pins)
 }
 
 // Unpin leaves a generation to the policy again. ErrNotFound: it is not pinned.

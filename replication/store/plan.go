@@ -164,6 +164,15 @@ func (s *Store) peek(path string) (*replication.Manifest, error) {
 // what to take in place of some files; nil there: they are to go. An unreadable
 // manifest is an error: nothing may be removed then.
 func (s *Store) reference(refs map[replication.Hash]struct{}, seen map[string]fs.FileInfo, instead map[string]*replication.Manifest) error {
+	return s.eachManifest(seen, instead, func(m *replication.Manifest, err error) error {
+		if err == nil {
+			newChunks(m, func(c replication.Chunk) { refs[c.Hash] = struct{}{} })
+		}
+		return err
+	})
+}
+
+func (s *Store) eachManifest(seen map[string]fs.FileInfo, instead map[string]*replication.Manifest, do func(*replication.Manifest, error) error) error {
 	for _, dir := range []string{"generations", "diverged", "superseded"} {
 		paths, err := filepath.Glob(s.path(dir, "*"+manifestSuffix))
 		if err != nil {
@@ -182,13 +191,14 @@ func (s *Store) reference(refs map[replication.Hash]struct{}, seen map[string]fs
 			}
 			seen[path] = fi
 			m, ok := instead[path]
-			if !ok {
-				if m, err = s.peek(path); err != nil {
-					return err
-				}
+			if ok && m == nil {
+				continue
 			}
-			if m != nil {
-				newChunks(m, func(c replication.Chunk) { refs[c.Hash] = struct{}{} })
+			if !ok {
+				m, err = s.peek(path)
+			}
+			if err := do(m, err); err != nil {
+				return err
 			}
 		}
 	}

@@ -28,9 +28,10 @@ type Pruned struct {
 // Prune applies the policy, removes unreferenced packs older than the grace
 // period, and sweeps incoming files older than a day. Manifests go before the
 // packs that only they name, so a kill in between leaves packs too many, never
-// too few. Commits wait only while it removes, not while it thinks.
+// too few. Commits wait only while it removes, not while it thinks. While a
+// scrub looks for what is lost, it does nothing: a hand-over may be waiting for the caller.
 func (s *Store) Prune(p Policy) (out Pruned, err error) {
-	err = s.lockedAs("prune.lock", func() error {
+	err = s.tryLockedAs("prune.lock", func() error {
 		if err := s.locked(s.pruneSupersededLocked); err != nil {
 			return err
 		}
@@ -40,6 +41,9 @@ func (s *Store) Prune(p Policy) (out Pruned, err error) {
 		}
 		return s.locked(func() error { return s.carryOutLocked(pl, &out) })
 	})
+	if errors.Is(err, errLocked) {
+		return out, nil
+	}
 	return out, errors.Join(err, s.sweepIncoming(), durable.SweepTemp(s.dir, s.o.Now().Add(-incomingMaxAge)))
 }
 
@@ -124,7 +128,7 @@ func (s *Store) pruneSupersededLocked() error {
 		name := filepath.Join("superseded", e.Name())
 		t, ok := known[name]
 		if !ok { // killed before it was noted: its day begins now
-			err = s.stampLocked(name, replication.Hash{})
+			err = s.stampLocked(stamp{name: name})
 		} else if now-t.at > supersededMinAge {
 			err = durable.Remove(s.path(name), s.o.Hook)
 		}

@@ -73,6 +73,7 @@ type Store struct {
 	index   *chunkIndex
 	loaded  loaded
 	checked atomic.Uint64 // what index.lost said when all of a generation was there
+	lacking lacksCache
 }
 
 // Open opens <root>/services/<service>, making it where it is missing.
@@ -142,8 +143,18 @@ func (s *Store) path(elem ...string) string {
 // locked runs f while no other process or goroutine changes head or term.
 func (s *Store) locked(f func() error) error { return s.lockedAs("lock", f) }
 
+// errLocked: somebody else holds the lock, and it was not to be waited for.
+var errLocked = errors.New("locked by another")
+
 // lockedAs runs f while nobody else holds the lock of that name.
-func (s *Store) lockedAs(name string, f func() error) (err error) {
+func (s *Store) lockedAs(name string, f func() error) error { return s.flocked(name, unix.LOCK_EX, f) }
+
+// tryLockedAs is lockedAs that does not wait. errLocked.
+func (s *Store) tryLockedAs(name string, f func() error) error {
+	return s.flocked(name, unix.LOCK_EX|unix.LOCK_NB, f)
+}
+
+func (s *Store) flocked(name string, how int, f func() error) (err error) {
 	l, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, fileMode)
 	if err != nil {
 		return err
@@ -157,9 +168,12 @@ func (s *Store) lockedAs(name string, f func() error) (err error) {
 		_ = l.Chmod(fileMode) // the umask took bits away; the owner puts them back
 	}
 	for {
-		if err = unix.Flock(int(l.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+		if err = unix.Flock(int(l.Fd()), how); !errors.Is(err, unix.EINTR) {
 			break
 		}
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return errLocked
 	}
 	if err != nil {
 		return fmt.Errorf("lock the store of service %s: %w", s.service, err)
@@ -184,6 +198,13 @@ func (s *Store) State() (replication.State, error) {
 		}
 		st.HeadSum = sum.String()
 	}
+	lacks, err := s.Lacks()
+	if err != nil {
+		return st, err
+	}
+	if !lacks.None() {
+		st.Lacks = &replication.Lacks{Chunks: lacks.Chunks[:min(len(lacks.Chunks), maxLacks)], Generations: lacks.Generations}
+	}
 	h, err := s.have()
 	st.Images, st.Layers = h.Images, h.Layers
 	return st, err
@@ -195,20 +216,16 @@ func (s *Store) headSum(head replication.ID) (replication.Hash, error) {
 	if m := s.loaded.get(path); m != nil {
 		return m.Sum(), nil
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return replication.Hash{}, err
+	h, err := s.readHeader(path)
+	if err == nil {
+		return h.Sum, nil
 	}
-	dec, done, err := openItems(b)
-	if err != nil {
-		return replication.Hash{}, fmt.Errorf("%s: %w", path, err)
+	// It was damaged. What it was is known, and must be, or nobody could send it again.
+	known, _, serr := s.stamps()
+	if t, ok := known[generationName(head)]; ok && serr == nil && t.sum != (replication.Hash{}) {
+		return t.sum, nil
 	}
-	defer done()
-	h, _, err := decodeHeader(dec)
-	if err != nil {
-		err = fmt.Errorf("%s: %w", path, err)
-	}
-	return h.Sum, err
+	return replication.Hash{}, err
 }
 
 // Term is the highest term known, 0 at first.
@@ -313,6 +330,16 @@ func DecodeState(b []byte) (replication.State, error) {
 	}
 	if st.Head.IsZero() != (st.HeadSum == "") || len(st.HeadSum) > 2*hashLen {
 		return st, fmt.Errorf("%w: state with head %s and sum %.70q", replication.ErrFormat, st.Head, st.HeadSum)
+	}
+	if st.Lacks != nil {
+		if len(st.Lacks.Chunks) > maxLacks {
+			return st, fmt.Errorf("%w: state that lacks %d chunks", replication.ErrFormat, len(st.Lacks.Chunks))
+		}
+		for _, text := range st.Lacks.Chunks {
+			if _, err := ParseHash(text); err != nil {
+				return st, err
+			}
+		}
 	}
 	return st, nil
 }

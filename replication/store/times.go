@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +31,7 @@ const (
 	// believable is how long a node may have been down: a wall clock that says
 	// otherwise, across a boot, is taken to have been set.
 	believable = 31 * 24 * time.Hour
-	maxStamp   = 512 // bytes of a line
+	maxStamp   = 640 // bytes of a line
 )
 
 // stamp is a line of the file: when something in the store came to be.
@@ -41,26 +42,29 @@ type stamp struct {
 	boot   string           // in which steady counts
 	steady time.Duration    // by the kernel's clock that nobody sets
 	sum    replication.Hash // of a generation's volumes; zero: not known
+	whole  replication.Hash // of a generation, whatever it is kept as a delta of: see identity
+	did    string           // what it changed, in short: see activity; "-": not known
 }
 
 func (t stamp) line() string {
-	return fmt.Sprintf("%s %d %d %s %d %s\n", t.name, t.wall.UnixNano(), int64(t.at), t.boot, int64(t.steady), t.sum)
+	return fmt.Sprintf("%s %d %d %s %d %s %s %s\n", t.name, t.wall.UnixNano(), int64(t.at), t.boot, int64(t.steady), t.sum, t.whole, cmp.Or(t.did, "-"))
 }
 
 // parseStamp reads a line; false: it is torn, or not one of ours.
 func parseStamp(line string) (t stamp, ok bool) {
 	f := strings.Split(line, " ")
-	if len(f) != 6 || f[0] == "" {
+	if len(f) != 8 || f[0] == "" {
 		return t, false
 	}
 	wall, err1 := strconv.ParseInt(f[1], 10, 64)
 	at, err2 := strconv.ParseInt(f[2], 10, 64)
 	steady, err3 := strconv.ParseInt(f[4], 10, 64)
 	sum, err4 := ParseHash(f[5])
-	if errors.Join(err1, err2, err3, err4) != nil {
+	whole, err5 := ParseHash(f[6])
+	if errors.Join(err1, err2, err3, err4, err5) != nil {
 		return t, false
 	}
-	return stamp{f[0], time.Unix(0, wall), time.Duration(at), f[3], time.Duration(steady), sum}, true
+	return stamp{f[0], time.Unix(0, wall), time.Duration(at), f[3], time.Duration(steady), sum, whole, f[7]}, true
 }
 
 // steadyClock is the kernel's clock that counts on from the boot, also while the
@@ -97,8 +101,8 @@ func passed(from, to time.Time) time.Duration {
 	return 0
 }
 
-// stampLocked notes that a file came to be. It is not synced: see times.
-func (s *Store) stampLocked(name string, sum replication.Hash) error {
+// stampLocked notes that a file came to be; its times are set here. It is not synced: see times.
+func (s *Store) stampLocked(is stamp) error {
 	f, err := os.OpenFile(s.path(timesFile), os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, fileMode)
 	if err != nil {
 		return err
@@ -118,7 +122,7 @@ func (s *Store) stampLocked(name string, sum replication.Hash) error {
 	}
 	_, last := parseStamps(tail)
 	t := s.now(last)
-	t.name, t.sum = name, sum
+	t.name, t.sum, t.whole, t.did = is.name, is.sum, is.whole, is.did
 	line := t.line()
 	if len(tail) > 0 && tail[len(tail)-1] != '\n' {
 		line = "\n" + line // after one that was torn
@@ -209,14 +213,23 @@ func (s *Store) History() ([]Committed, error) {
 	return out, nil
 }
 
-// compactTimesLocked keeps the lines of what is kept, the last one always: the next
-// commit goes on from it. Lines that were made up for become known.
+// compactTimesLocked keeps the lines of what is kept, or lost and may come again, the
+// last one always: the next commit goes on from it. Lines that were made up for become known.
 func (s *Store) compactTimesLocked(kept []stamp) error {
 	b, err := os.ReadFile(s.path(timesFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	byName, last := parseStamps(b)
+	lost, err := s.recordedLacks()
+	if err != nil {
+		return err
+	}
+	for _, id := range lost.Generations {
+		if t, ok := byName[generationName(id)]; ok && !slices.ContainsFunc(kept, func(k stamp) bool { return k.name == t.name }) {
+			kept = append(kept, t)
+		}
+	}
 	var out strings.Builder
 	for _, t := range kept {
 		if t.name != last.name {

@@ -159,11 +159,13 @@ func TestTimesAreMadeUpFor(t *testing.T) {
 			if !slices.IsSortedFunc(at, func(a, b stamp) int { return int(a.at - b.at) }) {
 				t.Errorf("times go back: %v", at)
 			}
-			if err := s.locked(func() error { return s.stampLocked("generations/1.5.manifest", replication.Hash{1}) }); err != nil {
+			if err := s.locked(func() error {
+				return s.stampLocked(stamp{name: "generations/1.5.manifest", sum: replication.Hash{1}, whole: replication.Hash{2}, did: "1,2,3,4"})
+			}); err != nil {
 				t.Fatal(err)
 			}
 			known, last, err := s.stamps()
-			if err != nil || last.name != "generations/1.5.manifest" || known[last.name].sum != (replication.Hash{1}) {
+			if err != nil || last.name != "generations/1.5.manifest" || known[last.name].sum != (replication.Hash{1}) || last.whole != (replication.Hash{2}) || last.did != "1,2,3,4" {
 				t.Errorf("a line after that: %+v, %v", last, err)
 			}
 			if _, err := s.Prune(Policy{KeepLast: 9}); err != nil {

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -36,6 +37,9 @@ func (s *Shipper) put(ctx context.Context, p Peer, id replication.ID, packs []st
 			err := p.PutPack(ctx, s.o.Source.Service(), File{Path: f.Path, Hash: f.Hash, Size: f.Size}, tell)
 			if err != nil {
 				failed.Store(true)
+				if errors.Is(err, replication.ErrBadHash) || errors.Is(err, replication.ErrTruncated) || errors.Is(err, replication.ErrFormat) {
+					err = &store.DamagedPack{Pack: f.Hash, Err: err} // on our disk, unless it was on the way
+				}
 				return err
 			}
 			mu.Lock()

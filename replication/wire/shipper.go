@@ -17,6 +17,8 @@ type Source interface {
 	Service() string
 	State() (replication.State, error)
 	Load(id replication.ID) (*replication.Manifest, error)
+	// Missing returns those of hs that the store has not got.
+	Missing(hs []replication.Hash) ([]replication.Hash, error)
 	// PacksFor lists packs that hold the chunks; cleanup is never nil.
 	PacksFor(missing []replication.Hash) (packs []store.PackFile, cleanup func(), err error)
 }
@@ -43,6 +45,9 @@ type ShipperOptions struct {
 	// Progress is told, from several goroutines, how many bytes of the packs of
 	// a generation have been handed over. nil: nobody is told.
 	Progress func(id replication.ID, sent, total int64)
+	// Mend says that what the peer has lost is sent first. It costs what was lost, and
+	// where it cannot be mended, in vain each time: not for every cycle.
+	Mend bool
 }
 
 // Shipper brings one peer's store of one service up to our head. It keeps
@@ -74,6 +79,7 @@ type Report struct {
 	Generations int               // committed on the peer
 	Squashed    bool              // the peer was too far behind for each of them
 	Packs       int
+	Mended      int   // packs and manifests of what the peer had lost
 	Bytes       int64 // of packs and manifests
 	Took        time.Duration
 }
@@ -95,6 +101,11 @@ func (s *Shipper) Ship(ctx context.Context, p Peer) (r Report, err error) {
 		return r, err
 	}
 	r.From = r.Peer.Head
+	if s.o.Mend {
+		if r.Mended, err = s.mend(ctx, p, r.Peer.Lacks); err != nil {
+			s.o.Logger.Warn("the peer has lost some of its history, and it cannot be mended", "service", ours.Service, "error", err)
+		}
+	}
 	steps, err := s.plan(ours, r.Peer)
 	if err != nil {
 		return r, err

@@ -45,6 +45,8 @@ func TestCluster(t *testing.T) {
 		{"drill-standby", testDrillStandby},
 		{"drill-fence", testDrillFence},
 		{"upgrade", testUpgrade},
+		{"scrub", testScrub},
+		{"suspect", testSuspect},
 		{"postgres", testPostgres},
 		{"parity", testParity},
 	} {

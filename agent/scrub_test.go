@@ -1,0 +1,86 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/understudy-ha/understudy/agent/api"
+)
+
+// notes is a service that only listens.
+type notes struct {
+	mu    sync.Mutex
+	lines []string
+	tree  string
+}
+
+func (*notes) Name() string { return "wiki" }
+func (n *notes) Roots(context.Context) (map[string]string, error) {
+	return map[string]string{"data": n.tree}, nil
+}
+func (*notes) KeepForeign() {}
+func (n *notes) Scrubbed(format string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lines = append(n.lines, fmt.Sprintf(format, args...))
+}
+
+// scrubRig is a scrubber of a store with some packs.
+func scrubRig(t *testing.T, rate int64) (c *scrubber, busy *atomic.Bool, stop func()) {
+	t.Helper()
+	s := newShelf(t)
+	for i := range 5 {
+		s.write("file", fmt.Sprint("text ", i))
+		s.seal()
+	}
+	busy = &atomic.Bool{}
+	c = newScrubber(&notes{tree: s.tree}, s.engine, 0, rate, busy.Load, s.Logger)
+	ctx, cancel := context.WithCancel(context.Background())
+	c.start(ctx)
+	stop = sync.OnceFunc(func() { cancel(); c.wait() })
+	t.Cleanup(stop)
+	return c, busy, stop
+}
+
+func await(t *testing.T, c *scrubber, what string, ok func(api.ScrubStatus) bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if ok(c.status()) {
+			return
+		}
+	}
+	t.Fatalf("never %s: %+v", what, c.status())
+}
+
+// TestScrubStandsStill while an operation is under way on the node, and goes on after it.
+func TestScrubStandsStill(t *testing.T) {
+	c, busy, _ := scrubRig(t, 0)
+	busy.Store(true)
+	c.ask()
+	c.ask()
+	time.Sleep(300 * time.Millisecond)
+	if st := c.status(); !st.Running || st.Packs > 0 {
+		t.Errorf("during a takeover: %+v", st)
+	}
+	busy.Store(false)
+	await(t, c, "done", func(st api.ScrubStatus) bool { return !st.Running && st.Packs == 5 && !st.Ended.IsZero() })
+}
+
+// TestAskedScrubReplacesASlowOne, from its beginning, and none outlives the agent.
+func TestAskedScrubReplacesASlowOne(t *testing.T) {
+	c, _, stop := scrubRig(t, 1) // a byte a second: this round would never end
+	c.now <- struct{}{}
+	await(t, c, "begun", func(st api.ScrubStatus) bool { return st.Running })
+	c.ask()
+	await(t, c, "done", func(st api.ScrubStatus) bool { return !st.Running && st.Packs == 5 && st.Error == "" })
+	c.now <- struct{}{}
+	await(t, c, "begun again", func(st api.ScrubStatus) bool { return st.Running })
+	stop()
+	if st := c.status(); st.Running || st.Error != "" {
+		t.Errorf("after the end: %+v", st)
+	}
+}
