@@ -244,7 +244,7 @@ func (l *look) chunk(f *os.File, b []byte, c replication.Chunk) (bool, error) {
 // repair makes the path what it has to be. A part of a large file is patched where it
 // lies. Killed in it, the file's times say that somebody has written there.
 func (l *look) repair(ctx context.Context) error {
-	w := &worker{root: l.root, g: l.a.g, hook: l.a.o.Hook, res: &Result{}, to: l.v.Entries}
+	w := &worker{root: l.root, g: l.a.g, hook: l.a.o.Hook, res: &Result{}, to: l.v.Entries, apart: true}
 	old := *l.e
 	old.Size, old.MtimeNs = unlike, old.MtimeNs+1
 	if len(l.bad) > 0 && l.e.Size >= inPlace && l.e.Flags == 0 {

@@ -122,6 +122,23 @@ func TestRotIsFound(t *testing.T) {
 	}
 }
 
+// TestRotOfSharedBlocks: where the disk forgot what a live file and a pack share, and the
+// pack is still known from memory, the repair has blocks of its own.
+func TestRotOfSharedBlocks(t *testing.T) {
+	mnt := treetest.Mount(t, "xfs")
+	r := newRig(t, mnt)
+	large := random(3, inPlace+17)
+	treetest.Write(t, filepath.Join(r.src, "large"), large)
+	r.cycle(t)
+	rot(t, mnt, large[3<<20:3<<20+64], 7)
+	if found, _ := r.checkAll(t); len(found) != 1 || !found[0].Repaired {
+		t.Fatalf("found %v", found)
+	}
+	if found, _ := r.checkAll(t); len(found) > 0 {
+		t.Errorf("after the repair: %v", found)
+	}
+}
+
 // TestForeignIsLeft: what somebody has written is told apart from what the disk forgot,
 // and left for the caller to keep.
 func TestForeignIsLeft(t *testing.T) {

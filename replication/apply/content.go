@@ -104,9 +104,11 @@ func (w *worker) fill(ctx context.Context, f *os.File, chunks []replication.Chun
 		if err := w.hook.At("fill " + f.Name()); err != nil {
 			return err
 		}
-		shared, err := w.g.Share(c.Hash, c.Skip, c.Length, f, c.Offset)
-		if err != nil {
-			return err
+		shared := int64(0)
+		if !w.apart {
+			if shared, err = w.g.Share(c.Hash, c.Skip, c.Length, f, c.Offset); err != nil {
+				return err
+			}
 		}
 		if _, err := f.WriteAt(data[c.Skip+shared:c.Skip+c.Length], c.Offset+shared); err != nil {
 			return err

@@ -26,6 +26,7 @@ type worker struct {
 	from, to *replication.Entries
 	stats    *tree.Nodes // of files whose content is as from says; for reuse
 	res      *Result
+	apart    bool                // content gets blocks of its own: those that a pack has may be the damaged ones
 	changed  map[string]struct{} // paths whose stat is not what it was
 	replaced map[string]struct{} // paths that got a new inode: hard links to them are made again
 	touched  map[string]struct{} // directories whose entries changed: their mtime is set again
