@@ -49,6 +49,7 @@ type Agent struct {
 	journal   *decisions
 	runtime   *runtimeAdapter
 	podman    *podman.Client
+	images    *imageKeeper
 	procs     *processes
 	addresses addresses
 	cluster   service.Cluster
@@ -115,7 +116,10 @@ func (a *Agent) openParts() error {
 	a.onStop("journal", a.journal.Close)
 	a.podman = podman.New(podman.Options{Socket: a.conf.Podman, Record: filepath.Join(stateDir(a.conf.Store), "podman.record"), Logger: a.log})
 	a.onStop("podman", a.podman.Close)
-	a.runtime = newRuntime(a.podman)
+	if a.images, err = newImageKeeper(a.conf.Store, a.opts.RunDir, a.podman, a.log); err != nil {
+		return err
+	}
+	a.runtime = newRuntime(a.podman, a.images)
 	m := vip.New(vip.Options{Logger: a.log, ProbeInterval: probeInterval})
 	a.onStop("addresses", func() error { m.Close(); return nil }) // ends announcing; addresses stay
 	a.addresses = addresses{manager: m}
@@ -184,6 +188,8 @@ func (a *Agent) Start(ctx context.Context) error {
 	wg.Go(func() { a.health.run(background) })
 	wg.Go(func() { a.watchCommits(background, pokes) })
 	wg.Go(func() { a.watchContainers(background) })
+	wg.Go(func() { a.images.run(background) })
+	wg.Go(func() { a.pruneImages(background) })
 	wg.Go(func() { a.watchAddresses(background) })
 	if err := a.gossip.Start(ctx); err != nil {
 		return err

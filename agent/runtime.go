@@ -27,14 +27,15 @@ const (
 // runtimeAdapter is podman.Client as a service sees it.
 type runtimeAdapter struct {
 	client *podman.Client
+	images *imageKeeper
 
 	mu    sync.Mutex // guards what follows
 	paths map[string]volumePath
 	binds map[string]string // replicated bind mounts by the names of their trees → directory
 }
 
-func newRuntime(c *podman.Client) *runtimeAdapter {
-	return &runtimeAdapter{client: c, binds: map[string]string{}}
+func newRuntime(c *podman.Client, images *imageKeeper) *runtimeAdapter {
+	return &runtimeAdapter{client: c, images: images, binds: map[string]string{}}
 }
 
 type volumePath struct {
@@ -305,5 +306,22 @@ func (r *runtimeAdapter) LoadImage(ctx context.Context, path string) (string, er
 	if err != nil {
 		return "", err
 	}
-	return r.client.Load(ctx, path, strings.TrimPrefix(want, "sha256:"))
+	id, err := r.client.Bring(ctx, path, strings.TrimPrefix(want, "sha256:"))
+	if err != nil {
+		return "", err
+	}
+	whole := r.images.keep(path)
+	// Podman syncs nothing: a power cut would leave an image that is there and cannot be used.
+	err = r.client.Sync(ctx)
+	if err == nil && whole {
+		r.images.loaded(id)
+	}
+	return id, err
+}
+
+func (r *runtimeAdapter) DamagedImages(ids []string) []string { return r.images.Damaged(ids) }
+
+func (r *runtimeAdapter) RepairImage(ctx context.Context, id string, mine []string) (bool, error) {
+	reloaded, err := r.images.Repair(ctx, id, mine)
+	return reloaded, errors.Join(err, r.client.Sync(ctx))
 }

@@ -62,16 +62,19 @@ type Peer struct {
 type Limits struct {
 	JournalSize int64 // bytes, of all files of the decision journal
 	Bandwidth   int64 // of what is sent to all peers together, bytes per second; 0: no limit
+	// UnusedImages is how long an image that Understudy brought stays when no service needs it; 0: for ever.
+	UnusedImages time.Duration
 }
 
 // Defaults of keys that may be left out.
 const (
-	DefaultPodman      = "unix:///run/podman/podman.sock"
-	DefaultSSHUser     = "understudy"
-	DefaultSSHPort     = 22
-	DefaultJournalSize = 16 << 20
-	minJournalSize     = 64 << 10
-	minBandwidth       = wire.LeastRate
+	DefaultPodman       = "unix:///run/podman/podman.sock"
+	DefaultSSHUser      = "understudy"
+	DefaultSSHPort      = 22
+	DefaultJournalSize  = 16 << 20
+	DefaultUnusedImages = 24 * time.Hour
+	minJournalSize      = 64 << 10
+	minBandwidth        = wire.LeastRate
 
 	DefaultScrubRate  = 16 << 20
 	minScrubRate      = 64 << 10
@@ -149,6 +152,7 @@ func parse(path string, data []byte, h host) (*Config, *document) {
 	limits := root.child("limits")
 	c.Limits.JournalSize = limits.size("journal_size", DefaultJournalSize, minJournalSize)
 	c.Limits.Bandwidth = limits.rate("bandwidth", minBandwidth)
+	c.Limits.UnusedImages = limits.duration("unused_images", DefaultUnusedImages, time.Second)
 	limits.done()
 	c.Retention = root.child("retention").retention()
 	scrub := root.child("scrub")

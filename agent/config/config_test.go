@@ -62,7 +62,7 @@ func TestExampleLoads(t *testing.T) {
 		},
 		SSH:       SSH{User: "understudy", KeyFile: dir + "/ssh_key", KnownHosts: dir + "/known_hosts"},
 		Peers:     []Peer{{Name: "n2", Address: "198.51.100.2", SSHPort: 22, Gossip: netip.MustParseAddrPort("198.51.100.2:7946")}},
-		Limits:    Limits{JournalSize: 16 << 20},
+		Limits:    Limits{JournalSize: 16 << 20, UnusedImages: DefaultUnusedImages},
 		Retention: store.Policy{KeepLast: 20, Hourly: 24, Daily: 7, Weekly: 4},
 		Scrub:     Scrub{Rate: 16 << 20, Every: 168 * time.Hour},
 	}

@@ -9,7 +9,7 @@ import (
 // places says in which table each key belongs, for keys put into another one.
 var places = map[string]string{
 	"bind": "[gossip]", "known_hosts": "[ssh]", "user": "[ssh]", "address": "[[peer]]",
-	"ssh_port": "[[peer]]", "name": "[[peer]]", "journal_size": "[limits]", "bandwidth": "[limits]",
+	"ssh_port": "[[peer]]", "name": "[[peer]]", "journal_size": "[limits]", "bandwidth": "[limits]", "unused_images": "[limits]",
 	"keep_last": "[retention]", "hourly": "[retention]", "daily": "[retention]", "weekly": "[retention]",
 	"rate": "[scrub]", "every": "[scrub]",
 	"node": "the top, before the first table", "store": "the top, before the first table",

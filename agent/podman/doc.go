@@ -30,6 +30,9 @@
 // wrote for systemd, and they are like any others from then on. YAML travels with the
 // definition and is played again, for what Podman makes of it shows no command (kube.go).
 //
+// Images that Understudy brought to a node are remembered: only these may be removed again
+// (keep.go).
+//
 // A pod has a container that holds its namespaces. It is made with the pod, has the same
 // name on every node, and runs on a standby: nothing else of the pod could be set up ahead.
 //

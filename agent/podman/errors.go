@@ -23,9 +23,9 @@ var (
 	ErrForeign     = errors.New("not made by or for Understudy")
 	ErrNoAddress   = errors.New("a published address is not on this node")
 	ErrClosed      = errors.New("the Podman client is closed")
-	// ErrDamaged: Podman knows the container, but its layer is gone from the storage,
-	// as after a power cut (Podman #8005). Realise makes it again.
-	ErrDamaged = errors.New("the container's layer is damaged")
+	// ErrDamaged: Podman knows the container or image, but its layer is gone from the storage,
+	// as after a power cut (Podman #8005). Realise makes a container again; DropDamaged is for images.
+	ErrDamaged = errors.New("its layer is damaged")
 )
 
 // opError is an *api.Error with the cause that errors.Is can find.
@@ -63,7 +63,7 @@ func (c *Client) explain(ctx context.Context, what string, err error) error {
 		return fail(errors.Join(ErrNotFound, err), api.KindNotFound, "", "%s: %s", what, message(err))
 	}
 	if damaged(err) {
-		return fail(errors.Join(ErrDamaged, err), api.KindInstalled, "it is made again on a standby; else remove it with podman rm -f and make it anew", "%s: %s", what, message(err))
+		return fail(errors.Join(ErrDamaged, err), api.KindInstalled, "it is made anew on a standby; else remove it (podman rm -f, podman rmi -f) and make it anew", "%s: %s", what, message(err))
 	}
 	if responseCode(err) > 0 {
 		return fail(err, api.KindGeneric, "", "%s: Podman refused: %s", what, message(err))
@@ -71,10 +71,11 @@ func (c *Client) explain(ctx context.Context, what string, err error) error {
 	return fail(err, api.KindGeneric, "look at `journalctl -u podman.service`", "%s: %s", what, message(err))
 }
 
-// damaged recognises what Podman says of a container without its layer.
+// damaged recognises what Podman says of a container or image without its layer.
 func damaged(err error) bool {
 	text := err.Error()
-	return strings.Contains(text, "getting graph driver info") || strings.Contains(text, "layer not known")
+	return strings.Contains(text, "getting graph driver info") || strings.Contains(text, "layer not known") ||
+		strings.Contains(text, "/overlay/") && strings.Contains(text, "no such file or directory")
 }
 
 // responseCode is Podman's HTTP status in err's chain, 0 where there is none.

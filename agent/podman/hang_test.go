@@ -105,11 +105,15 @@ func everyCall(c *Client) map[string]func(context.Context) error {
 		"Neutralise":   func(ctx context.Context) error { _, err := c.Neutralise(ctx, []string{"a"}); return err },
 		"Capture":      func(ctx context.Context) error { _, err := c.Capture(ctx, of("a")); return err },
 		"Realise":      func(ctx context.Context) error { _, err := c.Realise(ctx, def); return err },
+		"VerifyImage":  func(ctx context.Context) error { return c.VerifyImage(ctx, "a") },
+		"DropDamaged":  func(ctx context.Context) error { return c.DropDamaged(ctx, []string{"a"}) },
+		"Sharing":      func(ctx context.Context) error { _, err := c.Sharing(ctx, "a", nil); return err },
 		"Sync":         func(ctx context.Context) error { return c.Sync(ctx) },
 		"Members": func(ctx context.Context) error {
 			_, _, err := c.Members(ctx, Workload{Pods: []string{"a"}})
 			return err
 		},
+		"Bring": func(ctx context.Context) error { _, err := c.Bring(ctx, "doc.go", "x"); return err },
 		"Load": func(ctx context.Context) error {
 			_, err := c.Load(ctx, "doc.go", "") // any file will do
 			return err

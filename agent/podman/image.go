@@ -63,7 +63,7 @@ func (c *Client) Layers(ctx context.Context) ([]string, error) {
 	}
 	var layers []string
 	for _, id := range ids {
-		if err := c.appendLayers(ctx, id, &layers); err != nil && !errors.Is(err, ErrNotFound) {
+		if err := c.appendLayers(ctx, id, &layers); err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged) {
 			return nil, err
 		}
 	}

@@ -49,7 +49,7 @@ func TestInLab(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	run(ctx, t, n1, "TestNodeLifecycle|TestNodeExec|TestNodeRefuses|TestNodeOrigin|TestNodeInterrupted|TestNodeUnits|TestNodeNamesBorrowed")
+	run(ctx, t, n1, "TestNodeLifecycle|TestNodeExec|TestNodeRefuses|TestNodeOrigin|TestNodeInterrupted|TestNodeUnits|TestNodeImagesPruned|TestNodeImagesBuiltOn|TestNodeImagesDamaged|TestNodeNamesBorrowed")
 	for _, name := range []string{"definition.json", "image.tar"} {
 		here := filepath.Join(t.TempDir(), name)
 		if err := n1.CopyOut(ctx, "/root/exchange/"+name, here); err != nil {

@@ -46,7 +46,7 @@ func (r *realiser) did(format string, args ...any) {
 }
 
 func (r *realiser) images(ctx context.Context) error {
-	if err := r.c.giveBack(ctx); err != nil {
+	if err := errors.Join(r.c.giveBack(ctx), r.c.restoreLost(ctx)); err != nil {
 		return err
 	}
 	_, missing, err := r.c.Present(ctx, r.def.ImageIDs())
@@ -63,7 +63,7 @@ func (r *realiser) images(ctx context.Context) error {
 			return err
 		}
 		lack := without(img.Names, have.Names)
-		if err := r.c.Tag(ctx, img.ID, lack); err != nil {
+		if err := errors.Join(r.c.record.gave(img.ID, img.Names), r.c.Tag(ctx, img.ID, lack)); err != nil {
 			return err
 		}
 		for _, name := range lack {

@@ -29,13 +29,15 @@ type record struct {
 }
 
 type recordData struct {
-	Version    int                  `json:"version"`
-	Containers map[string]entry     `json:"containers"`
-	Pods       map[string]entry     `json:"pods,omitempty"`
-	Networks   map[string]string    `json:"networks"`           // name to hash of the definition it was made from
-	Secrets    map[string]string    `json:"secrets,omitempty"`  // the same
-	Kube       map[string]kubeEntry `json:"kube,omitempty"`     // by path
-	Borrowed   map[string]loan      `json:"borrowed,omitempty"` // by name
+	Version    int                   `json:"version"`
+	Containers map[string]entry      `json:"containers"`
+	Pods       map[string]entry      `json:"pods,omitempty"`
+	Networks   map[string]string     `json:"networks"`           // name to hash of the definition it was made from
+	Secrets    map[string]string     `json:"secrets,omitempty"`  // the same
+	Kube       map[string]kubeEntry  `json:"kube,omitempty"`     // by path
+	Images     map[string]imageEntry `json:"images,omitempty"`   // by ID: those that Understudy brought
+	Lost       map[string]lostImage  `json:"lost,omitempty"`     // by ID: damaged ones, removed to be loaded anew
+	Borrowed   map[string]loan       `json:"borrowed,omitempty"` // by name
 }
 
 // kubeEntry is YAML that pods on this node were made of. It is right for the pods of these IDs.
@@ -97,6 +99,12 @@ func (d *recordData) fill() {
 	}
 	if d.Kube == nil {
 		d.Kube = map[string]kubeEntry{}
+	}
+	if d.Images == nil {
+		d.Images = map[string]imageEntry{}
+	}
+	if d.Lost == nil {
+		d.Lost = map[string]lostImage{}
 	}
 	if d.Borrowed == nil {
 		d.Borrowed = map[string]loan{}

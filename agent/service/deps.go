@@ -79,6 +79,13 @@ type Runtime interface {
 	Images(ctx context.Context) (images, layers []string, err error)
 	ExportImage(ctx context.Context, id, path string) error
 	LoadImage(ctx context.Context, path string) (id string, err error)
+	// DamagedImages are those of the images that the storage has lost some of, as far as is
+	// known: they are looked at in the background.
+	DamagedImages(ids []string) []string
+	// RepairImage makes a damaged image anew from what was kept when it arrived; where that is
+	// not enough it is gone from the node afterwards, and is sent again. Containers of it are
+	// removed, none that runs. mine are all images of the service.
+	RepairImage(ctx context.Context, id string, mine []string) (reloaded bool, err error)
 }
 
 // Processes proves what runs without asking Podman (invariant 6).

@@ -236,8 +236,12 @@ func (n *node) Images(context.Context) ([]string, []string, error) {
 }
 func (n *node) ExportImage(context.Context, string, string) error { return nil }
 func (n *node) LoadImage(context.Context, string) (string, error) { return "", nil }
-func (n *node) Peers() []api.NodeStatus                           { n.mu.Lock(); defer n.mu.Unlock(); return n.peers }
-func (n *node) Publish()                                          {}
+func (n *node) DamagedImages([]string) []string                   { return nil }
+func (n *node) RepairImage(context.Context, string, []string) (bool, error) {
+	return false, nil
+}
+func (n *node) Peers() []api.NodeStatus { n.mu.Lock(); defer n.mu.Unlock(); return n.peers }
+func (n *node) Publish()                {}
 func (n *node) Record(d api.Decision) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -292,9 +292,14 @@ func (s *Service) loadImages(ctx context.Context) error {
 		return nil
 	}
 	s.imagesAt = time.Now()
+	// First: Podman may not even list its images while one of them is damaged.
+	broken, repairErr := s.repairImages(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	images, layers, err := s.Runtime.Images(ctx)
 	if err != nil {
-		return err
+		return errors.Join(repairErr, err)
 	}
 	loaded := false
 	for _, path := range s.Replica.PendingImages() {
@@ -321,11 +326,11 @@ func (s *Service) loadImages(ctx context.Context) error {
 		s.prepared = ""
 		s.mu.Unlock()
 	}
-	s.noteImages(images)
+	s.noteImages(without(images, broken))
 	if s.whole {
 		layers = nil // a layer that should be here and could not be used: send all of them
 	}
-	return s.Replica.SetHave(images, layers)
+	return errors.Join(repairErr, s.Replica.SetHave(images, layers))
 }
 
 // noteImages keeps which of the images that the head needs are here.

@@ -13,4 +13,7 @@
 // its digests before anybody believes it. The layout is read from the archive's
 // own index, never from file names, and an archive that holds anything but an
 // OCI layout is refused.
+//
+// [Vault] keeps what arrived, layer by layer, for the day when a power cut has damaged an
+// image in Podman's storage, which syncs nothing.
 package image

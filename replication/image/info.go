@@ -84,46 +84,50 @@ type picture struct {
 	layers   []Layer // Present is not set yet
 }
 
-// parse opens an archive and follows index → manifest → config.
+// parse opens an archive and follows it.
 func parse(src io.ReaderAt, size int64) (*archive, *picture, error) {
 	a, err := open(src, size)
 	if err != nil {
 		return nil, nil, err
 	}
+	img, err := follow(a)
+	return a, img, err
+}
+
+// follow goes from an archive's index to manifest and config.
+func follow(a *archive) (*picture, error) {
 	buf, err := a.small(indexName, a.index)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var idx index
 	if err := json.Unmarshal(buf, &idx); err != nil {
-		return nil, nil, fmt.Errorf("%w: %s: %w", ErrArchive, indexName, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrArchive, indexName, err)
 	}
 	if len(idx.Manifests) != 1 {
-		return nil, nil, fmt.Errorf("%w: it holds %d; export one image at a time", ErrArchive, len(idx.Manifests))
+		return nil, fmt.Errorf("%w: it holds %d; export one image at a time", ErrArchive, len(idx.Manifests))
 	}
 	img := &picture{manifest: idx.Manifests[0]}
 	if name := img.manifest.Annotations["org.opencontainers.image.ref.name"]; name != "" {
 		img.names = []string{name}
 	}
 	if buf, err = a.document("manifest", img.manifest); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var m manifest
 	if err := json.Unmarshal(buf, &m); err != nil {
-		return nil, nil, fmt.Errorf("%w: manifest: %w", ErrArchive, err)
+		return nil, fmt.Errorf("%w: manifest: %w", ErrArchive, err)
 	}
 	img.config = m.Config
 	if buf, err = a.document("config", m.Config); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var c config
 	if err := json.Unmarshal(buf, &c); err != nil {
-		return nil, nil, fmt.Errorf("%w: config: %w", ErrArchive, err)
+		return nil, fmt.Errorf("%w: config: %w", ErrArchive, err)
 	}
-	if img.layers, err = layers(a, m.Layers, c.RootFS.DiffIDs); err != nil {
-		return nil, nil, err
-	}
-	return a, img, nil
+	img.layers, err = layers(a, m.Layers, c.RootFS.DiffIDs)
+	return img, err
 }
 
 // layers pairs a manifest's layers with the config's diff IDs.
@@ -169,6 +173,18 @@ func (p *picture) blobs(a *archive) []string {
 	add(p.config.Digest)
 	for _, l := range p.layers {
 		add(l.Digest)
+	}
+	return sums
+}
+
+// sums lists the hex digests that the image refers to, each once, in blobs' order: the
+// manifest first, then the config.
+func (p *picture) sums() []string {
+	sums := []string{bare(p.manifest.Digest), bare(p.config.Digest)}
+	for _, l := range p.layers {
+		if sum := bare(l.Digest); !slices.Contains(sums, sum) {
+			sums = append(sums, sum)
+		}
 	}
 	return sums
 }

@@ -43,13 +43,14 @@ rm -rf /srv/parity /etc/parity /srv/.understudy-stage* /sbin/mount.nfs /sbin/mou
 func testParity(t *testing.T, c *cluster) {
 	n1 := c.Node("n1")
 	s := service{c, "parity"}
-	t.Cleanup(func() { s.remove(t, parityGone) })
+	t.Cleanup(func() { s.remove(t, parityGone+"\n"+imagesGone) })
 	must(t, n1.LoadImage(limited(t, time.Minute), "busybox"))
 	must(t, c.EachNode(func(n *lab.Node) error { _, err := n.Shell(limited(t, time.Minute), standIns); return err }))
 	must(t, n1.WriteFile(limited(t, time.Minute), "/root/parity.sh", []byte(parityCorpus), 0o700))
 	c.sh(t, n1, "/root/parity.sh 2>&1")
 	must(t, n1.WriteFile(limited(t, time.Minute), kubePath, []byte(kubeYAML), 0o600))
 	c.sh(t, n1, kubePlayed)
+	c.sh(t, n1, imagesMade)
 	c.sh(t, c.Node("n2"), "mkdir -p /srv/parity/www; echo mine >/srv/parity/www/own")
 	objects := corpus(t, c, n1, parityNames)
 	total := 0
@@ -66,6 +67,7 @@ func testParity(t *testing.T, c *cluster) {
 	waiting(t, c, now, objects["container"])
 	t.Logf("%d objects: ready for a takeover after %v", total, time.Since(began).Round(time.Second))
 	alike(t, c, was, now, parityNames, objects)
+	named(t, c, was, now)
 	if sv, err := c.serviceCalled(now, s.name); err != nil || len(sv.Diverged) != 1 {
 		t.Errorf("what %s had in a directory that is replicated is not archived: %q, %v", now.Name(), sv.Diverged, err)
 	}
@@ -77,6 +79,11 @@ func testParity(t *testing.T, c *cluster) {
 	waiting(t, c, was, objects["container"])
 	alike(t, c, was, now, parityNames, objects)
 	content(t, c, now)
+	c.sh(t, now, unusedSoon)
+	old := c.sh(t, now, "podman image inspect --format '{{.Id}}' localhost/par-img:stable")
+	anew(t, c, now, was)
+	s.ready(t)
+	unused(t, c, now, was, old)
 }
 
 // waiting returns when all containers are set up; those of pods' namespaces run.
