@@ -47,8 +47,8 @@ func TestCluster(t *testing.T) {
 		{"upgrade", testUpgrade},
 		{"scrub", testScrub},
 		{"suspect", testSuspect},
-		{"postgres", testPostgres},
 		{"parity", testParity},
+		{"three-tier", testThreeTier},
 	} {
 		if !t.Run(s.name, func(t *testing.T) { c.step(t, s.run) }) && interrupted.Err() == nil {
 			if err := c.repair(); err != nil {
