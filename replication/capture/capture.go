@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/durable"
 	"github.com/understudy-ha/understudy/replication/tree"
 )
 
@@ -49,12 +50,14 @@ type Volume struct {
 // Options of a Capturer. The zero value is good.
 type Options struct {
 	Logger *slog.Logger     // nil: discards
+	Hook   durable.Hook     // tests
 	Now    func() time.Time // nil: time.Now; the clock that files' ctimes come from
 }
 
 // Capturer captures; one capture of a volume at a time.
 type Capturer struct {
 	log     *slog.Logger
+	hook    durable.Hook
 	now     func() time.Time
 	pending pending
 	mapped  map[string]map[uint64]string // by volume, see volume.mapped
@@ -70,7 +73,7 @@ func New(o Options) *Capturer {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Capturer{log: o.Logger, now: o.Now, mapped: map[string]map[uint64]string{}, shadows: map[string]*shadows{}}
+	return &Capturer{log: o.Logger, hook: o.Hook, now: o.Now, mapped: map[string]map[uint64]string{}, shadows: map[string]*shadows{}}
 }
 
 // Close gives back what is kept of large files. The Capturer can go on being used.
@@ -199,7 +202,7 @@ func (j *job) take(ctx context.Context) (err error) {
 		}
 		defer func() { j.res.Resume = resume() }()
 	}
-	j.res.Freeze, err = frozen(ctx, j.r.Freezer, j.r.FreezeMax, func(ctx context.Context) error {
+	j.res.Freeze, err = frozen(ctx, j.r.Freezer, j.r.FreezeMax, j.c.hook, func(ctx context.Context) error {
 		if err := j.look(ctx); err != nil {
 			return err
 		}

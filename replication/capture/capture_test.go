@@ -343,7 +343,7 @@ func TestThawWhileWorkHangs(t *testing.T) {
 	hang := make(chan struct{})
 	result := make(chan error)
 	go func() {
-		_, err := frozen(context.Background(), f, 20*time.Millisecond, func(context.Context) error {
+		_, err := frozen(context.Background(), f, 20*time.Millisecond, nil, func(context.Context) error {
 			<-hang // a call into the kernel that does not come back
 			return nil
 		})
@@ -374,7 +374,7 @@ func TestAlwaysThawed(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := frozen(tt.ctx, tt.f, time.Second, tt.work)
+			_, err := frozen(tt.ctx, tt.f, time.Second, nil, tt.work)
 			if !errors.Is(err, tt.want) || tt.f.froze.Load() != tt.f.thawed.Load() {
 				t.Errorf("%v; frozen %d times, thawed %d times", err, tt.f.froze.Load(), tt.f.thawed.Load())
 			}
@@ -387,7 +387,7 @@ func TestAlwaysThawed(t *testing.T) {
 				t.Errorf("thawed %d times", f.thawed.Load())
 			}
 		}()
-		_, _ = frozen(context.Background(), f, time.Second, func(context.Context) error { panic("here") })
+		_, _ = frozen(context.Background(), f, time.Second, nil, func(context.Context) error { panic("here") })
 	})
 }
 

@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/understudy-ha/understudy/replication/durable"
 )
 
 // frozen runs work while the containers stand still, at most for limit (0: no
 // bound). The thaw does not wait for work: a timer thaws on time even when work
 // hangs in the kernel, and what work did is then dropped. It returns how long
 // the containers stood still.
-func frozen(ctx context.Context, f Freezer, limit time.Duration, work func(context.Context) error) (took time.Duration, err error) {
+func frozen(ctx context.Context, f Freezer, limit time.Duration, hook durable.Hook, work func(context.Context) error) (took time.Duration, err error) {
 	if f == nil {
 		return 0, work(ctx)
 	}
@@ -24,6 +26,9 @@ func frozen(ctx context.Context, f Freezer, limit time.Duration, work func(conte
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, tooLong)
 		defer cancel()
+	}
+	if err := hook.At("freeze"); err != nil {
+		return 0, err
 	}
 	start := time.Now()
 	thaw, err := f.Freeze(ctx)
@@ -42,7 +47,7 @@ func frozen(ctx context.Context, f Freezer, limit time.Duration, work func(conte
 	)
 	thawOnce := func() {
 		once.Do(func() {
-			thawErr = thaw()
+			thawErr = errors.Join(hook.At("thaw"), thaw()) // whatever happens before, it is thawed
 			stood = time.Since(start)
 		})
 	}

@@ -143,6 +143,9 @@ func (v *volume) indexed() bool { return v.base != nil && v.index != nil }
 // look finds what must be read: by going through what the hints name where these
 // say all, else through the whole tree.
 func (j *job) look(ctx context.Context) error {
+	if err := j.c.hook.At("look"); err != nil {
+		return err
+	}
 	j.at = j.c.now().UnixNano()
 	hints, mapped := j.c.hints(j.r, j.looked)
 	j.looked = true

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/replication"
@@ -154,26 +155,17 @@ func (j *job) differences(ctx context.Context, v *volume, f *os.File, size int64
 			return ranges, err == nil, err
 		}
 	}
-	if j.r.Content == nil || from.entry == nil || !inPieces(from.entry.Chunks) {
-		return nil, false, nil // what is unchanged gives the same chunks again
+	if j.r.Content == nil || from.entry == nil || len(from.entry.Chunks) == 0 {
+		return nil, false, nil
 	}
 	j.res.BytesRead += size
 	ranges, err = compareStored(ctx, f, size, from.entry.Chunks, j.r.Content)
 	return ranges, err == nil, err
 }
 
-// inPieces says whether reading the same content again would give other chunks.
-func inPieces(cs []replication.Chunk) bool {
-	for _, c := range cs {
-		if c.Skip != 0 || c.Offset%replication.ChunkSize != 0 {
-			return true
-		}
-	}
-	return false
-}
-
 // compareStored finds where f differs from chunks whose content get has: when a
-// restart lost the shadows, this is dearer, and still cheaper than to send it all.
+// restart lost the shadows, this is dearer, and still cheaper than to send all chunks
+// that something changed in: with scattered writes that is the whole file.
 func compareStored(ctx context.Context, f *os.File, size int64, chunks []replication.Chunk, get func(replication.Hash) ([]byte, error)) (ranges []extent.Range, err error) {
 	differ := func(from, to int64) {
 		if n := len(ranges); n > 0 && ranges[n-1].Offset+ranges[n-1].Length >= from {
@@ -209,6 +201,10 @@ func compareStored(ctx context.Context, f *os.File, size int64, chunks []replica
 		if _, err := f.ReadAt(b, c.Offset); err != nil {
 			return nil, err
 		}
+		at = c.Offset + int64(len(b))
+		if c.Skip == 0 && replication.Hash(blake3.Sum256(b)) == c.Hash {
+			continue
+		}
 		was, err := get(c.Hash)
 		if err != nil || int64(len(was)) < c.Skip+c.Length { // the store is damaged: send it
 			was = make([]byte, c.Skip+c.Length)
@@ -220,7 +216,6 @@ func compareStored(ctx context.Context, f *os.File, size int64, chunks []replica
 				differ(c.Offset+int64(k), c.Offset+int64(end))
 			}
 		}
-		at = c.Offset + int64(len(b))
 	}
 	if err := gap(size); err != nil {
 		return nil, err

@@ -84,6 +84,9 @@ func (j *job) readAtRest(ctx context.Context, rest time.Duration) error {
 				}
 				continue
 			}
+			if err := j.c.hook.At("read " + path); err != nil {
+				return err
+			}
 			e, err := j.readNow(ctx, v, n, j.put)
 			if errors.Is(err, errMoved) {
 				continue // busy after all
@@ -264,6 +267,9 @@ func (j *job) setAside(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
+			if err := j.c.hook.At("set aside " + path); err != nil {
+				return err
+			}
 			s, err := j.secure(ctx, v, v.node(path), &budget)
 			if j.r.Loose && errors.Is(err, errMoved) {
 				s, err = j.chase(ctx, v, path, &budget)
@@ -395,6 +401,9 @@ func (j *job) read(ctx context.Context) error {
 	d := &replication.Delta{}
 	for _, v := range j.vols {
 		for _, s := range v.aside {
+			if err := j.c.hook.At("hash " + s.entry.Path); err != nil {
+				return err
+			}
 			if err := j.readStaged(ctx, v, s); err != nil {
 				return fmt.Errorf("volume %s, %q: %w", v.Name, s.entry.Path, err)
 			}

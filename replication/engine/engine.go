@@ -77,7 +77,7 @@ func Open(o Options) (*Engine, error) {
 		return nil, errors.Join(err, st.Close())
 	}
 	return &Engine{
-		store: st, applier: a, capturer: capture.New(capture.Options{Logger: o.Logger}), log: o.Logger,
+		store: st, applier: a, capturer: capture.New(capture.Options{Logger: o.Logger, Hook: o.Hook}), log: o.Logger,
 		policy: o.Retention, index: tree.LoadIndex(a.IndexPath()),
 	}, nil
 }

@@ -14,6 +14,11 @@ import (
 	"github.com/understudy-ha/understudy/replication/durable"
 )
 
+// maxTermStep is by how much a generation can raise the term. A promotion takes the next
+// one: without a bound one forged generation would use them all up, and nobody could be
+// promoted any more.
+const maxTermStep = 1 << 32
+
 const manifestSuffix = ".manifest"
 
 func (s *Store) manifestFile(id replication.ID) string {
@@ -54,6 +59,9 @@ func (s *Store) CommitEncoded(path string, id replication.ID) error {
 		return s.commitLocked(m, b, true)
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.o.Hook.At("consume " + filepath.Base(path)); err != nil {
 		return err
 	}
 	return os.Remove(path) // the bytes that were verified are kept in a file of their own
@@ -162,6 +170,9 @@ func (s *Store) checkLocked(m *replication.Manifest, b []byte) (done bool, err e
 	}
 	if m.ID.Term < term {
 		return false, fmt.Errorf("generation %s: %w: this node knows term %d; the sender is not the active any more", m.ID, replication.ErrStaleTerm, term)
+	}
+	if m.ID.Term > term && m.ID.Term-term > maxTermStep {
+		return false, fmt.Errorf("generation %s: %w: this node knows term %d, and no cluster has promoted so often since; the sender is not to be believed", m.ID, replication.ErrFormat, term)
 	}
 	if head == m.ID {
 		return false, fmt.Errorf("generation %s: %w: it is committed with other content", m.ID, replication.ErrWrongParent)

@@ -120,6 +120,9 @@ func (s *Store) stampLocked(is stamp) error {
 	if _, err := f.ReadAt(tail, from); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
+	if err := s.o.Hook.At("append " + timesFile); err != nil {
+		return err
+	}
 	_, last := parseStamps(tail)
 	t := s.now(last)
 	t.name, t.sum, t.whole, t.did = is.name, is.sum, is.whole, is.did

@@ -124,6 +124,9 @@ func (c *Client) do(ctx context.Context, op string, f func() error) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s: %s: %w", c.o.Name, op, err)
 	}
+	if err := c.o.Hook.At(op); err != nil {
+		return err
+	}
 	stop := context.AfterFunc(ctx, func() { c.fail(ctx.Err()) })
 	err := f()
 	stop()
@@ -317,6 +320,9 @@ func (c *Client) attempt(ctx context.Context, s *sftp.Client, op string, p File,
 		if err := stream(s, from, flags, io.NewSectionReader(src, at, p.Size-at), at, progress); err != nil {
 			return err
 		}
+		if err := c.o.Hook.At("hand in " + from); err != nil {
+			return err
+		}
 		return s.Rename(from, to)
 	})
 	return resumed, err
@@ -365,6 +371,9 @@ func (c *Client) Commit(ctx context.Context, service string, id replication.ID, 
 	begun := time.Now()
 	err := c.do(ctx, "commit "+id.String()+" of "+service, func() error {
 		if err := c.write(from, encoded); err != nil {
+			return err
+		}
+		if err := c.o.Hook.At("hand in " + from); err != nil {
 			return err
 		}
 		return c.sftp.Rename(from, to)

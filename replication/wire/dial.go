@@ -17,6 +17,8 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
+
+	"github.com/understudy-ha/understudy/replication/durable"
 )
 
 // ClientOptions of [Dial]. Addr, KeyFile and KnownHosts are required.
@@ -42,6 +44,7 @@ type ClientOptions struct {
 	// DialContext makes the TCP connection; nil: the system's. For tests.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 	Logger      *slog.Logger // nil: discards
+	Hook        durable.Hook // tests
 }
 
 func (o *ClientOptions) setDefaults() {

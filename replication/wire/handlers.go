@@ -27,6 +27,9 @@ var (
 // Fileread opens state, or the answer to a want. Nothing else can be read: a
 // sender's key is no key to the data that other nodes have sent.
 func (s *session) Fileread(r *sftp.Request) (io.ReaderAt, error) {
+	if err := s.o.Hook.At("read " + r.Filepath); err != nil {
+		return nil, s.refused("read", r.Filepath, err)
+	}
 	b, err := s.document(r.Filepath)
 	if err != nil {
 		return nil, s.refused("read", r.Filepath, err)
@@ -93,6 +96,9 @@ func (s *session) write(r *sftp.Request) (io.WriterAt, error) {
 		return nil, fmt.Errorf("%w: only want and files in incoming can be written", ErrNotAllowed)
 	}
 	sv, err := s.store(n.service)
+	if err == nil {
+		err = s.o.Hook.At("open " + r.Filepath)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +147,7 @@ func (s *session) upload(sv *service, n node, flags sftp.FileOpenFlags, release 
 			return nil, err
 		}
 	}
-	u := &upload{f: f, limit: s.limit(n.kind), minFree: s.o.MinFree, stall: s.o.StallTimeout, release: release}
+	u := &upload{f: f, limit: s.limit(n.kind), minFree: s.o.MinFree, minFiles: s.o.MinFiles, stall: s.o.StallTimeout, hook: s.o.Hook, release: release}
 	return u, u.begin()
 }
 
@@ -200,6 +206,9 @@ func (s *session) accept(from, to string) error {
 		return err
 	}
 	defer f.Close() // with it goes the lock, after the file has its new name
+	if err := s.o.Hook.At("accept " + n.base); err != nil {
+		return err
+	}
 	begun := time.Now()
 	path := filepath.Join(sv.IncomingDir(), n.base)
 	switch n.kind {
@@ -217,7 +226,7 @@ func (s *session) accept(from, to string) error {
 	if n.kind != kindPack {
 		s.o.Accepted(n.service)
 	}
-	return nil
+	return s.o.Hook.At("answer " + n.base)
 }
 
 // Filelist answers a directory, or one file's attributes.

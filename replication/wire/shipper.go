@@ -161,7 +161,9 @@ func (s *Shipper) plan(ours, peer replication.State) ([]step, error) {
 		steps = append(steps, step{m: m, base: parent})
 		m = parent
 	}
-	if len(steps) >= s.o.MaxChain {
+	if len(steps) >= s.o.MaxChain || m.ID.Term < peer.Term {
+		// The latter: the peer, or a third node, was promoted in between and has left nothing.
+		// It refuses what is of an older term, which only the newest carries on.
 		return s.squash(newest, peer), nil
 	}
 	base, err := s.o.Source.Load(peer.Head)

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/replication/durable"
 )
 
 const (
@@ -24,9 +27,11 @@ const (
 // flock: two senders never write one file, and nothing is renamed while it is
 // written, so what was verified cannot change afterwards.
 type upload struct {
-	limit   int64         // bytes the file may have
-	minFree int64         // bytes the file system keeps free
-	stall   time.Duration // without a write for so long, the file is given free
+	limit    int64         // bytes the file may have
+	minFree  int64         // bytes the file system keeps free
+	minFiles int64         // files it can still make
+	stall    time.Duration // without a write for so long, the file is given free
+	hook     durable.Hook
 
 	mu       sync.Mutex // guards the rest
 	f        *os.File   // nil: closed
@@ -161,12 +166,15 @@ func (u *upload) appendLocked(p []byte) error {
 		_ = unix.SyncFileRange(int(u.f.Fd()), u.checked, u.next-u.checked, unix.SYNC_FILE_RANGE_WRITE)
 		u.checked = u.next
 	}
+	if err := u.hook.At("append " + filepath.Base(u.f.Name())); err != nil {
+		return err
+	}
 	n, err := u.f.WriteAt(p, u.next)
 	u.next += int64(n)
 	return err
 }
 
-// room fails where the file system has less than its floor left, so that what
+// room fails where the file system has less than its floor left, of bytes or of inodes, so that what
 // is committed can go on being used, and the agent can write its own state.
 func (u *upload) room() error {
 	var st unix.Statfs_t
@@ -175,6 +183,9 @@ func (u *upload) room() error {
 	}
 	if free := int64(st.Bavail) * st.Bsize; free < u.minFree {
 		return fmt.Errorf("%w: %d MiB are free, %d MiB must stay free; make room or lower the retention", ErrNoSpace, free>>20, u.minFree>>20)
+	}
+	if st.Files > 0 && int64(st.Ffree) < u.minFiles { // 0: they are made as they are needed
+		return fmt.Errorf("%w: %d more files can be made, %d must stay; make room or lower the retention", ErrNoSpace, st.Ffree, u.minFiles)
 	}
 	return nil
 }
@@ -195,6 +206,9 @@ func (u *upload) finish(because error) error {
 		return u.err
 	}
 	u.timer.Stop()
+	if u.err == nil {
+		u.err = u.hook.At("close " + filepath.Base(u.f.Name()))
+	}
 	if u.err == nil && len(u.ahead) > 0 {
 		u.err = fmt.Errorf("%w: there is a hole after the first %d bytes", ErrOrder, u.next)
 	}

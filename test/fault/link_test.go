@@ -1,0 +1,191 @@
+package fault
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"sync/atomic"
+	"testing"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/engine"
+)
+
+// line is one end of a connection that fails: it is cut after so many messages or bytes
+// that this end sends, or has a bit of them flipped. SSH sends each of its messages in
+// one write.
+type line struct {
+	net.Conn
+	messages atomic.Int64 // still to go; the next is cut in its middle
+	bytes    atomic.Int64 // still to go
+	flip     bool         // a bit of the byte at which it would be cut
+	sent     *atomic.Int64
+	met      atomic.Bool // it came to that
+}
+
+const never = 1 << 60
+
+var errCut = errors.New("the line was cut")
+
+func newLine(c net.Conn, f fault, sent *atomic.Int64) *line {
+	l := &line{Conn: c, flip: f.flip, sent: sent}
+	l.messages.Store(f.messages)
+	l.bytes.Store(f.bytes)
+	return l
+}
+
+func (l *line) Write(b []byte) (int, error) {
+	l.sent.Add(1)
+	if l.messages.Add(-1) == -1 {
+		return l.cut(b, len(b)/2)
+	}
+	left := l.bytes.Load()
+	l.bytes.Store(left - int64(len(b)))
+	if left < 0 || left >= int64(len(b)) {
+		return l.Conn.Write(b)
+	}
+	if !l.flip {
+		return l.cut(b, int(left))
+	}
+	l.met.Store(true)
+	c := append([]byte(nil), b...)
+	c[left] ^= 1 << rand.N(8)
+	return l.Conn.Write(c)
+}
+
+// cut sends the first n bytes, and no more ever.
+func (l *line) cut(b []byte, n int) (int, error) {
+	l.met.Store(true)
+	n, _ = l.Conn.Write(b[:n])
+	_ = l.Close()
+	return n, errCut
+}
+
+// dialThrough makes TCP connections and wraps them.
+func dialThrough(wrap func(net.Conn) net.Conn) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return wrap(c), nil
+	}
+}
+
+// fault is what happens to one end's messages.
+type fault struct {
+	receiver bool  // of the receiver's end, else the sender's
+	messages int64 // go through before it is cut
+	bytes    int64 // go through before it is cut, or a bit is flipped
+	flip     bool
+}
+
+// shipOver ships over a line with a fault; how many messages the end had sent.
+func (p *pair) shipOver(f fault) (sent int64, met bool, err error) {
+	p.t.Helper()
+	var n atomic.Int64
+	var last atomic.Pointer[line]
+	wrap := func(c net.Conn) net.Conn {
+		l := newLine(c, f, &n)
+		last.Store(l)
+		return l
+	}
+	o := p.sshd.client
+	if f.receiver {
+		p.sshd.set(func() { p.sshd.link = wrap })
+		defer p.sshd.set(func() { p.sshd.link = nil })
+	} else {
+		o.DialContext = dialThrough(wrap)
+	}
+	err = p.n1.withEngine(nil, func(e *engine.Engine) error {
+		_, err := ship(e, o)
+		return err
+	})
+	l := last.Load()
+	return n.Load(), l != nil && l.met.Load(), err
+}
+
+// broken ships the next change over a line with a fault, then looks and heals.
+func (p *pair) broken(f fault) (met bool) {
+	p.t.Helper()
+	p.step()
+	p.sealHome()
+	_, met, err := p.shipOver(f)
+	if met && err == nil && p.n2.head(p.t) != p.n1.head(p.t) {
+		p.t.Errorf("%+v: the sender was told that all is well", f)
+	}
+	p.settled()
+	p.check()
+	p.heal()
+	return met
+}
+
+// settled waits for the receivers of connections that are gone: what they were asked for
+// is finished, as with sshd.
+func (p *pair) settled() {
+	p.t.Helper()
+	until(p.t, "the receivers have seen that the line is cut", func() bool { return p.sshd.sessions.Load() == 0 })
+}
+
+// TestLinkCutInEveryMessage cuts the line in the middle of each message that either end
+// sends: of the handshake, of a generation's chunks, of its commit.
+func TestLinkCutInEveryMessage(t *testing.T) {
+	for _, receiver := range []bool{false, true} {
+		t.Run(end(receiver), func(t *testing.T) {
+			p := plainPair(t)
+			for n := int64(0); ; n++ {
+				if !p.broken(fault{receiver: receiver, messages: n, bytes: never}) {
+					if n < 20 {
+						t.Errorf("a cycle was only %d messages", n)
+					}
+					t.Logf("cut in each of %d messages", n)
+					return
+				}
+				if t.Failed() {
+					t.Fatalf("cut in message %d", n)
+				}
+			}
+		})
+	}
+}
+
+// TestLinkCutAnywhere cuts it after any number of bytes.
+func TestLinkCutAnywhere(t *testing.T) {
+	anywhere(t, fault{messages: never})
+}
+
+// TestBitFlippedInTransit: what SSH's authentication of each message is for. Whatever bit
+// it is, the connection is over and nothing of it is believed.
+func TestBitFlippedInTransit(t *testing.T) {
+	anywhere(t, fault{messages: never, flip: true})
+}
+
+func anywhere(t *testing.T, f fault) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	for _, receiver := range []bool{false, true} {
+		t.Run(end(receiver), func(t *testing.T) {
+			p := plainPair(t)
+			most := int64(100 << 10) // about what a cycle is
+			if receiver {
+				most = 8 << 10
+			}
+			for range 6 {
+				f.receiver, f.bytes = receiver, r.Int64N(most)
+				p.broken(f)
+				if t.Failed() {
+					t.Fatalf("%+v", f)
+				}
+			}
+		})
+	}
+}
+
+func end(receiver bool) string {
+	if receiver {
+		return string(replication.Receiver)
+	}
+	return string(replication.Sender)
+}

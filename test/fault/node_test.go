@@ -1,0 +1,108 @@
+package fault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/durable"
+	"github.com/understudy-ha/understudy/replication/engine"
+	"github.com/understudy-ha/understudy/replication/store"
+	"github.com/understudy-ha/understudy/replication/wire"
+)
+
+const svc = "registry"
+
+// node is a node's directory: its store, and its one volume.
+type node struct {
+	dir  string
+	disk *disk // that dir is on; nil: one that nothing happens to
+}
+
+func newNode(t testing.TB, dir string) *node {
+	t.Helper()
+	n := &node{dir: dir}
+	must(t, os.MkdirAll(n.tree(), 0o755))
+	must(t, os.MkdirAll(n.root(), 0o755))
+	must(t, n.withEngine(nil, func(*engine.Engine) error { return nil })) // makes the store
+	return n
+}
+
+func (n *node) root() string             { return filepath.Join(n.dir, "store") }
+func (n *node) tree() string             { return filepath.Join(n.dir, "volumes", "data", "_data") }
+func (n *node) roots() map[string]string { return map[string]string{"data": n.tree()} }
+
+// withEngine runs f with the node's engine, as an agent that starts and stops again.
+func (n *node) withEngine(hook durable.Hook, f func(*engine.Engine) error) error {
+	e, err := engine.Open(engine.Options{Root: n.root(), Service: svc, Logger: slog.New(slog.DiscardHandler), Hook: hook, Retention: store.Floor})
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(e), e.Close())
+}
+
+// apply is the standby's part.
+func (n *node) apply(e *engine.Engine) error { return e.Apply(context.Background(), n.roots()) }
+
+// seal is the active's first part.
+func (n *node) seal(e *engine.Engine, term uint64, f replication.Freezer) (replication.SealResult, error) {
+	if err := e.Fence(term); err != nil {
+		return replication.SealResult{}, err
+	}
+	return e.Seal(context.Background(), replication.SealRequest{Term: term, Roots: n.roots(), Definition: []byte("definition"), Freezer: f})
+}
+
+// ship is the active's second part.
+func ship(e *engine.Engine, o wire.ClientOptions) (wire.Report, error) {
+	c, err := wire.Dial(context.Background(), o)
+	if err != nil {
+		return wire.Report{}, err
+	}
+	defer c.Close()
+	return wire.NewShipper(wire.ShipperOptions{Source: e.Store()}).Ship(context.Background(), c)
+}
+
+// serving are the options of the node's `receive`.
+func (n *node) serving(hook durable.Hook) wire.ServerOptions {
+	return wire.ServerOptions{
+		MinFree: -1, Hook: hook,
+		Open: func(service string) (wire.Store, error) {
+			if _, err := os.Stat(filepath.Join(n.root(), "services", service)); errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("%w: %s", wire.ErrNoService, service)
+			}
+			return store.Open(n.root(), service, store.Options{Hook: hook})
+		},
+	}
+}
+
+// withStore runs f with the node's store.
+func (n *node) withStore(t testing.TB, f func(*store.Store)) {
+	t.Helper()
+	s, err := store.Open(n.root(), svc, store.Options{})
+	must(t, err)
+	defer func() { must(t, s.Close()) }()
+	f(s)
+}
+
+func (n *node) head(t testing.TB) (id replication.ID) {
+	t.Helper()
+	n.withStore(t, func(s *store.Store) {
+		var err error
+		id, err = s.Head()
+		must(t, err)
+	})
+	return id
+}
+
+// unfrozen is the freezer of containers that do not write by themselves.
+type unfrozen struct{}
+
+func (unfrozen) Freeze(context.Context) (func() error, error) {
+	return func() error { return nil }, nil
+}

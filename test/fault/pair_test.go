@@ -1,0 +1,173 @@
+package fault
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/engine"
+	"github.com/understudy-ha/understudy/replication/store"
+)
+
+// slow is how long anything may take on the slowest of machines.
+const slow = time.Minute
+
+// pair is an active and a standby that have a first generation in common.
+type pair struct {
+	t      testing.TB
+	n1, n2 *node
+	sshd   *sshd // of n2
+	term   uint64
+	cycle  int                        // of change
+	sealed map[replication.ID]listing // the trees that were sealed
+}
+
+func newPair(t testing.TB, n1, n2 *node, plant func(testing.TB, string)) *pair {
+	t.Helper()
+	p := &pair{t: t, n1: n1, n2: n2, sshd: startSSHD(t, n2), sealed: map[replication.ID]listing{}}
+	plant(t, n1.tree())
+	p.term = 1
+	p.round()
+	return p
+}
+
+// plainPair is a pair on a file system that nothing happens to.
+func plainPair(t testing.TB) *pair {
+	t.Helper()
+	dir := t.TempDir()
+	return newPair(t, newNode(t, filepath.Join(dir, "n1")), newNode(t, filepath.Join(dir, "n2")), plant)
+}
+
+// round is a whole cycle that nothing happens to: how many bytes it took on the line.
+func (p *pair) round() int64 {
+	p.t.Helper()
+	before := p.sshd.taken.Load()
+	now := list(p.t, p.n1.tree())
+	must(p.t, p.n1.withEngine(nil, func(e *engine.Engine) error {
+		r, err := p.n1.seal(e, p.term, unfrozen{})
+		if err != nil {
+			return err
+		}
+		p.sealed[r.ID] = now
+		if _, err = ship(e, p.sshd.client); err != nil || p.cycle%8 != 0 {
+			return err
+		}
+		return e.Prune() // a history that grows makes each cycle of the test slower
+	}))
+	must(p.t, p.n2.withEngine(nil, func(e *engine.Engine) error {
+		if err := p.n2.apply(e); err != nil || p.cycle%8 != 0 {
+			return err
+		}
+		return e.Prune()
+	}))
+	if d := now.differs(list(p.t, p.n2.tree())); d != "" {
+		p.t.Fatalf("after a cycle that nothing happened to the replica differs:\n%s", d)
+	}
+	return p.sshd.taken.Load() - before
+}
+
+// step makes the next change.
+func (p *pair) step() {
+	p.t.Helper()
+	p.cycle++
+	write(p.t, filepath.Join(p.n1.tree(), "new"), noise(p.cycle, 100<<10))
+	write(p.t, filepath.Join(p.n1.tree(), "sub", "small"), noise(p.cycle, 200))
+}
+
+// sealHome seals without sending.
+func (p *pair) sealHome() replication.ID {
+	p.t.Helper()
+	var id replication.ID
+	must(p.t, p.n1.withEngine(nil, func(e *engine.Engine) error {
+		r, err := p.n1.seal(e, p.term, unfrozen{})
+		id = r.ID
+		return err
+	}))
+	p.sealed[id] = list(p.t, p.n1.tree())
+	return id
+}
+
+// check is after a fault: what the standby has committed is one of the generations
+// that were sealed, whole, and never ahead of the active's; its tree, where it is said to be
+// at one, is exactly that, and can be brought to what was committed last.
+func (p *pair) check() {
+	p.t.Helper()
+	ours := p.n1.head(p.t)
+	must(p.t, p.n2.withEngine(nil, func(e *engine.Engine) error {
+		theirs, err := e.Head()
+		if err != nil {
+			return err
+		}
+		if p.sealed[theirs] == nil || ours.Compare(theirs) < 0 {
+			p.t.Fatalf("the standby has committed %s, which is none of what was sealed; the active is at %s", theirs, ours)
+		}
+		whole(p.t, e.Store())
+		at := e.Applied()
+		if !at.IsZero() {
+			p.isAt(at)
+		}
+		if at == theirs {
+			return nil
+		}
+		if err := p.n2.apply(e); err != nil {
+			return err
+		}
+		if at := e.Applied(); at != theirs {
+			p.t.Fatalf("after an apply the replica is at %s; committed is %s", at, theirs)
+		}
+		p.isAt(theirs)
+		return nil
+	}))
+}
+
+func (p *pair) isAt(id replication.ID) {
+	p.t.Helper()
+	want, ok := p.sealed[id]
+	if !ok {
+		p.t.Fatalf("the replica is said to be at %s, which was never sealed", id)
+	}
+	if d := want.differs(list(p.t, p.n2.tree())); d != "" {
+		p.t.Fatalf("the replica is said to be at %s, and is not:\n%s", id, d)
+	}
+}
+
+// whole: a store's head has all its content.
+func whole(t testing.TB, s *store.Store) {
+	t.Helper()
+	head, err := s.Head()
+	must(t, err)
+	m, err := s.Load(head)
+	must(t, err)
+	for _, h := range store.Chunks(m) {
+		if _, err := s.Get(h); err != nil {
+			t.Fatalf("generation %s in %s: %v", head, s.Dir(), err)
+		}
+	}
+}
+
+// heal is the next cycle: it arrives, without a full copy, and leaves nothing behind.
+func (p *pair) heal() {
+	p.t.Helper()
+	write(p.t, filepath.Join(p.n1.tree(), "healed"), fmt.Appendf(nil, "after %d", p.cycle))
+	if n := p.round(); n > full/2 {
+		p.t.Errorf("the cycle after the fault sent %d bytes: that is a copy of it all", n)
+	}
+	for _, n := range []*node{p.n1, p.n2} {
+		p.nothingLeft(n)
+	}
+}
+
+// nothingLeft: no temporary file where only generations are, and nothing staged.
+func (p *pair) nothingLeft(n *node) {
+	p.t.Helper()
+	for _, glob := range []string{"volumes/data/.understudy-stage-data/*", "volumes/data/_data/.understudy*", "store/live/" + svc + "/apply.json"} {
+		left, err := filepath.Glob(filepath.Join(n.dir, glob))
+		must(p.t, err)
+		if len(left) > 0 {
+			p.t.Errorf("left behind: %s", strings.Join(left, ", "))
+		}
+	}
+}

@@ -1,0 +1,117 @@
+package fault
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/engine"
+)
+
+// flipBit turns a bit of a file's byte; at < 0 counts from its end.
+func flipBit(t testing.TB, path string, at int64) {
+	t.Helper()
+	fi, err := os.Lstat(path)
+	must(t, err)
+	must(t, os.Chmod(path, 0o600))
+	if at < 0 {
+		at += fi.Size()
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	b := make([]byte, 1)
+	_, err = f.ReadAt(b, at)
+	must(t, err)
+	b[0] ^= 0x10
+	_, err = f.WriteAt(b, at)
+	must(t, err)
+	must(t, os.Chmod(path, fi.Mode().Perm()))
+}
+
+// files lists a directory of a node's store.
+func (n *node) files(t testing.TB, dir string) []string {
+	t.Helper()
+	out, err := filepath.Glob(filepath.Join(n.root(), "services", svc, dir, "*"))
+	must(t, err)
+	return out
+}
+
+// TestBitFlippedInHalfAPack: what arrived of a pack before the line was cut rots until it is
+// gone on with. That is seen when it is whole, and it is sent anew.
+func TestBitFlippedInHalfAPack(t *testing.T) {
+	p := plainPair(t)
+	write(t, filepath.Join(p.n1.tree(), "long"), noise(9, 3*full)) // some writes of the wire's
+	p.sealHome()
+	if _, met, err := p.shipOver(fault{messages: never, bytes: 2 * full}); !met || err == nil {
+		t.Fatalf("the line was not cut: %v", err)
+	}
+	p.settled()
+	half := p.n2.files(t, "incoming")
+	if len(half) != 1 {
+		t.Fatalf("half a pack was to be there, and not %q", half)
+	}
+	flipBit(t, half[0], 5000)
+	p.check()
+	must(t, p.shipped())
+	p.check()
+	p.heal()
+}
+
+// TestBitFlippedInAPack: one that is in the standby's store. Nothing of what cannot be
+// verified comes into the tree. A pack whose index is damaged counts as not there, and is sent
+// again; one whose content is, is found when it is read.
+func TestBitFlippedInAPack(t *testing.T) {
+	for name, at := range map[string]int64{"content": 50_000, "index": -100} {
+		t.Run(name, func(t *testing.T) {
+			p := plainPair(t)
+			before, was := p.n2.files(t, "packs"), list(t, p.n2.tree())
+			p.step()
+			p.sealHome()
+			must(t, p.shipped())
+			packs := slices.DeleteFunc(p.n2.files(t, "packs"), func(f string) bool { return slices.Contains(before, f) })
+			if len(packs) != 1 {
+				t.Fatalf("packs %q", packs)
+			}
+			flipBit(t, packs[0], at)
+			err := p.n2.withEngine(nil, p.n2.apply)
+			if !errors.Is(err, replication.ErrBadHash) && !errors.Is(err, replication.ErrNotFound) {
+				t.Errorf("applied what does not verify: %v", err)
+			}
+			p.oldOrNew(was)
+			if name == "content" {
+				must(t, os.Remove(packs[0])) // as whoever finds it does
+			}
+			p.step()
+			p.round()
+			p.check()
+			p.heal()
+		})
+	}
+}
+
+// oldOrNew: each file of the standby is as it was, or as in what is sealed.
+func (p *pair) oldOrNew(was listing) {
+	p.t.Helper()
+	now := list(p.t, p.n1.tree())
+	for path, line := range list(p.t, p.n2.tree()) {
+		fi, err := os.Lstat(filepath.Join(p.n2.tree(), path))
+		must(p.t, err)
+		if !fi.IsDir() && line != was[path] && line != now[path] {
+			p.t.Errorf("%q is neither as it was nor as it is to be: %s", path, line)
+		}
+	}
+}
+
+// TestBitFlippedInTheReplica: in its files, where nobody has looked since. Whoever says so
+// has it compared with what is committed, and only what differs is written.
+func TestBitFlippedInTheReplica(t *testing.T) {
+	p := plainPair(t)
+	flipBit(t, filepath.Join(p.n2.tree(), "still"), 77_777)
+	must(t, p.n2.withEngine(nil, func(e *engine.Engine) error { return e.Recheck() }))
+	p.check()
+	p.heal()
+}
