@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -127,8 +128,9 @@ func remote(peer, op string, err error) error {
 	}
 	var st *sftp.StatusError
 	if !errors.As(err, &st) {
+		var line *net.OpError // closed or reset under our hands
 		if errors.Is(err, sftp.ErrSSHFxConnectionLost) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-			errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed) {
+			errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed) || errors.As(err, &line) {
 			return fmt.Errorf("%s: %s: %w", peer, op, ErrDisconnected)
 		}
 		return fmt.Errorf("%s: %s: %w", peer, op, err)
