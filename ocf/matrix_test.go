@@ -104,7 +104,7 @@ func TestMatrix(t *testing.T) {
 			t.Run(s.name+"/"+action, func(t *testing.T) {
 				t.Parallel()
 				n := newNode(t)
-				n.vars["OCF_RESKEY_CRM_meta_timeout"] = "600"
+				n.vars["OCF_RESKEY_CRM_meta_timeout"] = "1500"
 				if action == ActionStop {
 					n.vars["OCF_RESKEY_CRM_meta_timeout"] = "4000" // evict is a process of its own, the machine may be busy
 				}

@@ -19,7 +19,7 @@ import (
 //
 //	go test -tags lab -run TestInLab ./agent/podman
 func TestInLab(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	bin := filepath.Join(t.TempDir(), "podman.test")
 	// The tags that the bindings need, without "lab".

@@ -89,7 +89,7 @@ func testParity(t *testing.T, c *cluster) {
 // waiting returns when all containers are set up; those of pods' namespaces run.
 func waiting(t *testing.T, c *cluster, n *lab.Node, names []string) {
 	t.Helper()
-	eventually(t, 2*time.Minute, "containers set up on "+n.Name(), func() error {
+	eventually(t, 5*time.Minute, "containers set up on "+n.Name(), func() error {
 		states := strings.Fields(c.sh(t, n, "podman ps -a --format '{{.Names}}={{.State}}'"))
 		for _, name := range names {
 			if !slices.Contains(states, name+"=initialized") && !slices.Contains(states, name+"=running") {
