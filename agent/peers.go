@@ -44,6 +44,7 @@ type peer struct {
 	mu     sync.Mutex // guards what follows
 	data   map[string]*link
 	mended map[string]time.Time // service → when it was looked after last
+	counts map[string]sent      // service → what was sent
 }
 
 // link is the service's connection.
@@ -78,7 +79,7 @@ func newPeers(c *config.Config, engines func(string) (*engine.Engine, error), lo
 			Addr: net.JoinHostPort(cp.Address, strconv.Itoa(cp.SSHPort)), Name: cp.Name, User: c.SSH.User,
 			KeyFile: c.SSH.KeyFile, KnownHosts: c.SSH.KnownHosts, Timeout: 5 * time.Second, Limit: limit, Logger: log,
 		}
-		p.list = append(p.list, &peer{name: cp.Name, options: o, bulk: newLink(o), sent: map[string]time.Time{}, data: map[string]*link{}, mended: map[string]time.Time{}})
+		p.list = append(p.list, &peer{name: cp.Name, options: o, bulk: newLink(o), sent: map[string]time.Time{}, data: map[string]*link{}, mended: map[string]time.Time{}, counts: map[string]sent{}})
 	}
 	return p
 }
@@ -115,6 +116,7 @@ func (p *peers) Ship(ctx context.Context, name, to string) error {
 	return l.use(ctx, func(c *wire.Client) error {
 		sh := wire.NewShipper(wire.ShipperOptions{Source: e.Store(), Logger: p.log, Mend: one.mendDue(name)})
 		report, err := sh.Ship(ctx, c)
+		one.count(name, report)
 		if report.Peer.Service != "" && report.Peer.Lacks == nil {
 			one.nothingLost(name)
 		}
@@ -153,6 +155,16 @@ func (p *peers) Mend(ctx context.Context, name, to string) error {
 		e.Damaged(ctx, err)
 		return err
 	})
+}
+
+// sent is what a peer was sent of a service since the agent began.
+type sent struct{ generations, bytes int64 }
+
+func (p *peer) count(service string, r wire.Report) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	of := p.counts[service]
+	p.counts[service] = sent{of.generations + int64(r.Generations), of.bytes + r.Bytes}
 }
 
 // mendDue says whether what the peer has lost is to be sent to it now.

@@ -39,6 +39,7 @@ type scrubber struct {
 	cancel func()     // it
 	err    error      // of the last round
 	ended  time.Time  // of the last round that came to its end; zero: there was none
+	found  [2]int64   // since the agent began: not mended, mended
 }
 
 // scrubbed is the service, as far as a scrub needs it.
@@ -130,6 +131,7 @@ func (c *scrubber) round(ctx context.Context) {
 		Fresh: asked, Live: c.again(),
 		Roots: c.s.Roots, Pace: c.pace(ctx, asked), Foreign: func(context.Context, []string) { c.s.KeepForeign() },
 		Found: func(f engine.Found) {
+			c.count(f.Mended)
 			c.log.Error("damage was found", "what", f.What, "repair", f.Repair, "mended", f.Mended)
 			if told++; told <= maxTold { // a disk that dies must not push all else out of the journal
 				c.s.Scrubbed("%s: %s", f.What, f.Repair)
@@ -159,6 +161,23 @@ func (c *scrubber) round(ctx context.Context) {
 	default:
 		c.log.Info("scrubbed", "bytes", res.Done, "packs", res.Packs, "live", res.Live, "took", time.Since(began), "asked", asked)
 	}
+}
+
+func (c *scrubber) count(mended bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if mended {
+		c.found[1]++
+	} else {
+		c.found[0]++
+	}
+}
+
+// findings counts what was found since the agent began, by whether it was mended.
+func (c *scrubber) findings() map[bool]int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return map[bool]int64{false: c.found[0], true: c.found[1]}
 }
 
 // pace holds a round of its own accord to its rate, and any round up while the node has

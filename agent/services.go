@@ -21,7 +21,7 @@ type running struct {
 
 // openService makes the state machine of a service, with its store.
 func (a *Agent) openService(name string) (*running, error) {
-	e, err := engine.Open(engine.Options{Root: a.conf.Store, Service: name, Retention: a.conf.Retention, Logger: a.log.With("service", name)})
+	e, err := engine.Open(engine.Options{Root: a.conf.Store, Service: name, Retention: a.conf.Retention, Spare: a.conf.Spare, Logger: a.log.With("service", name)})
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,9 @@
 package replication
 
-import "errors"
+import (
+	"errors"
+	"syscall"
+)
 
 // What a store, a capture or an apply can refuse. They are wrapped with what
 // it happened to; test with errors.Is. The first seven are answers to a sender
@@ -24,4 +27,11 @@ var (
 	ErrUnchanged = errors.New("nothing changed")
 	// ErrNotFound: the store has no such generation or chunk.
 	ErrNotFound = errors.New("not found")
+	// ErrNoSpace: the disk is full, or so full that nothing new is taken.
+	ErrNoSpace = errors.New("no space left")
 )
+
+// NoSpace says whether a disk, or a quota, was full.
+func NoSpace(err error) bool {
+	return errors.Is(err, ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}

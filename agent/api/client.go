@@ -113,6 +113,20 @@ func (c *Client) Version(ctx context.Context) (VersionInfo, error) {
 	return res, err
 }
 
+// Metrics is the node's figures in Prometheus' text format.
+func (c *Client) Metrics(ctx context.Context) ([]byte, error) {
+	resp, err := c.send(ctx, http.MethodGet, "/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, c.transportError(ctx, fmt.Errorf("reading the agent's answer: %w", err))
+	}
+	return b, nil
+}
+
 // LogQuery selects entries of the decision journal. Zero fields select all.
 type LogQuery struct {
 	Service string

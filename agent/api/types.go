@@ -83,6 +83,12 @@ const (
 	ConsistencyNone   = "none"   // nothing stands still: a generation is not of one instant
 )
 
+// How a store's disk stands.
+const (
+	SpaceShort = "short" // history gives way
+	SpaceFull  = "full"  // nothing new is sealed or received
+)
+
 // What becomes of a generation that looks like an attack on the data (parameter on-suspect).
 const (
 	OnSuspectAlarm = "alarm" // it is told; the standby follows as always
@@ -202,6 +208,7 @@ type ServiceStatus struct {
 	Lacks     int       `json:"lacks,omitempty"`    // chunks and generations that its disk has forgotten
 	Suspects  []Suspect `json:"suspects,omitempty"` // what this node received and looks like an attack on the data
 	Held      string    `json:"held,omitempty"`     // the generation that a promotion of this node goes on from, as what follows is suspect
+	Space     string    `json:"space,omitempty"`    // how the store's disk stands: SpaceShort, SpaceFull; empty: well
 	Scrubbed  int64     `json:"scrubbed,omitempty"` // Unix ns: all that is kept was verified last then (by the clock of the node that says so)
 }
 
@@ -296,4 +303,5 @@ const (
 	EventAlarm       = "alarm" // somebody may be tampering: a person has to look
 	EventScrub       = "scrub"
 	EventSuspect     = "suspect"
+	EventSpace       = "space"
 )

@@ -27,6 +27,7 @@ type Config struct {
 	Limits   Limits
 	// Retention is what this node keeps of what it is sent, its Applied left empty.
 	Retention store.Policy
+	Spare     int64 // bytes that history leaves free on the store's file system; 0: see store.Options
 	Scrub     Scrub
 }
 
@@ -80,6 +81,8 @@ const (
 	minScrubRate      = 64 << 10
 	DefaultScrubEvery = 7 * 24 * time.Hour
 	minScrubEvery     = time.Hour
+
+	minSpare = 2 * store.LeastFree
 )
 
 // Secret is key material that stays out of logs, errors and JSON.
@@ -154,7 +157,7 @@ func parse(path string, data []byte, h host) (*Config, *document) {
 	c.Limits.Bandwidth = limits.rate("bandwidth", minBandwidth)
 	c.Limits.UnusedImages = limits.duration("unused_images", DefaultUnusedImages, time.Second)
 	limits.done()
-	c.Retention = root.child("retention").retention()
+	c.Retention, c.Spare = root.child("retention").retention()
 	scrub := root.child("scrub")
 	c.Scrub.Rate = scrub.size("rate", DefaultScrubRate, minScrubRate)
 	c.Scrub.Every = scrub.duration("every", DefaultScrubEvery, minScrubEvery)
@@ -178,7 +181,7 @@ func parse(path string, data []byte, h host) (*Config, *document) {
 	return c, d
 }
 
-func (t *table) retention() store.Policy {
+func (t *table) retention() (store.Policy, int64) {
 	def, least := store.DefaultPolicy, store.Floor
 	p := store.Policy{
 		KeepLast: t.count("keep_last", def.KeepLast, least.KeepLast),
@@ -186,8 +189,9 @@ func (t *table) retention() store.Policy {
 		Daily:    t.count("daily", def.Daily, least.Daily),
 		Weekly:   t.count("weekly", def.Weekly, least.Weekly),
 	}
+	spare := t.rate("spare", minSpare)
 	t.done()
-	return p
+	return p, spare
 }
 
 func (t *table) peer() Peer {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -10,7 +11,7 @@ import (
 var places = map[string]string{
 	"bind": "[gossip]", "known_hosts": "[ssh]", "user": "[ssh]", "address": "[[peer]]",
 	"ssh_port": "[[peer]]", "name": "[[peer]]", "journal_size": "[limits]", "bandwidth": "[limits]", "unused_images": "[limits]",
-	"keep_last": "[retention]", "hourly": "[retention]", "daily": "[retention]", "weekly": "[retention]",
+	"keep_last": "[retention]", "hourly": "[retention]", "daily": "[retention]", "weekly": "[retention]", "spare": "[retention]",
 	"rate": "[scrub]", "every": "[scrub]",
 	"node": "the top, before the first table", "store": "the top, before the first table",
 	"socket": "the top, before the first table", "podman": "the top, before the first table",
@@ -37,7 +38,7 @@ func (t *table) instead(key string) string {
 	}
 	known := append([]string(nil), t.known...)
 	sort.Strings(known)
-	return "remove it; known here: " + strings.Join(known, ", ")
+	return "remove it; known here: " + strings.Join(slices.Compact(known), ", ")
 }
 
 // nearest finds the known key that key is a slip of, or "".

@@ -247,7 +247,7 @@ func (t *table) size(key string, def, least int64) int64 {
 	return n
 }
 
-// rate reads a number of bytes per second; 0 is no limit.
+// rate reads a number of bytes, or of bytes per second; 0 says that there is none.
 func (t *table) rate(key string, least int64) int64 {
 	if v, ok := t.get(key); ok && v == int64(0) {
 		return 0

@@ -36,6 +36,8 @@ type Agent interface {
 	Log(q api.LogQuery) ([]api.Decision, error)
 	FollowLog(ctx context.Context, q api.LogQuery) <-chan api.Decision
 	Version() api.VersionInfo
+	// Metrics answers with the node's figures in Prometheus' text format.
+	Metrics() http.Handler
 }
 
 // Server serves the socket.
@@ -99,6 +101,7 @@ func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, s.agent.Status(), nil) })
 	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, s.agent.Version(), nil) })
+	mux.Handle("GET /metrics", s.agent.Metrics())
 	mux.HandleFunc("GET /v1/log", s.logEntries)
 	mux.HandleFunc("GET /v1/services/{name}/ready", func(w http.ResponseWriter, r *http.Request) {
 		res, err := s.agent.Ready(r.PathValue("name"))

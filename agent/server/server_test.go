@@ -3,9 +3,11 @@ package server
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -46,6 +48,10 @@ func (fake) FollowLog(ctx context.Context, _ api.LogQuery) <-chan api.Decision {
 	context.AfterFunc(ctx, func() { close(c) })
 	return c
 }
+
+func (fake) Metrics() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "up 1\n") })
+}
 func (fake) Version() api.VersionInfo { return api.VersionInfo{API: api.Version} }
 
 func serve(t *testing.T, f fake) (*api.Client, string) {
@@ -66,6 +72,13 @@ func serve(t *testing.T, f fake) (*api.Client, string) {
 		}
 	})
 	return api.NewClient(socket), socket
+}
+
+func TestMetrics(t *testing.T) {
+	c, _ := serve(t, fake{})
+	if text, err := c.Metrics(t.Context()); err != nil || string(text) != "up 1\n" {
+		t.Errorf("%q, %v", text, err)
+	}
 }
 
 func TestSocketIsRootsAlone(t *testing.T) {

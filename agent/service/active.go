@@ -45,6 +45,7 @@ func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 		ship.now()
 		s.noteLacks()
 		s.noteSuspects()
+		s.noteSpace()
 		if err := s.Replica.Prune(); err != nil {
 			s.log.Warn("old generations cannot be pruned", "error", err)
 		}

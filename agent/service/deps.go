@@ -163,6 +163,9 @@ type Replica interface {
 	Suspects() []store.Suspect
 	// Lacks counts what the disk has forgotten and no other node has sent again yet.
 	Lacks() int
+	// Room is what the store's disk has left, and what history is kept while that is less
+	// than what is configured; the zero Policy: it is not.
+	Room() (store.Room, store.Policy, error)
 	SetHave(images, layers []string) error
 	Prune() error
 	Freezes() (p50, p99, most time.Duration)

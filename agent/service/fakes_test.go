@@ -45,6 +45,7 @@ type node struct {
 	lost     int // what the store lacks
 	suspect  []store.Suspect
 	mended   int
+	room     store.Room
 	peers    []api.NodeStatus
 	journal  []api.Decision
 }
@@ -494,7 +495,6 @@ func (r replica) CheckTree(ctx context.Context, q replication.SealRequest, _ boo
 	return res, "", err
 }
 
-func (r replica) Lacks() (lost int)                       { r.n.with(func() { lost = r.n.lost }); return lost }
 func (r replica) SetHave(_, _ []string) error             { return nil }
 func (r replica) Prune() error                            { return nil }
 func (r replica) Freezes() (p50, p99, most time.Duration) { return 0, 0, 0 }

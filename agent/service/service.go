@@ -84,6 +84,7 @@ type Service struct {
 	heardAt  time.Time                        // our clock: the active spoke last then
 	lacks    int                              // what the store has lost, as last noted
 	suspects map[replication.ID]store.Suspect // as last noted, by their first generation
+	spaceWas string                           // how the store's disk stands, as last noted
 	score    int
 	scoreSet bool // score was written to Pacemaker since the agent started
 }

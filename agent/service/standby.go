@@ -39,6 +39,7 @@ func (s *Service) runStandby(ctx context.Context, quit, wake <-chan struct{}) {
 		}
 		s.noteLacks()
 		s.noteSuspects()
+		s.noteSpace()
 		s.mendOthers(ctx)
 		if err := s.Replica.Prune(); err != nil {
 			s.log.Warn("old generations cannot be pruned", "error", err)

@@ -43,6 +43,10 @@ func (s *Service) Status() api.ServiceStatus {
 		st.Warnings = append(st.Warnings, fmt.Sprintf("held at generation %s: a promotion of this node goes back to it (understudy restore %s --cancel: it does not)", rec.Restore, s.name))
 	}
 	s.suspectStatus(&st)
+	var room string
+	if st.Space, room = s.space(); room != "" {
+		st.Warnings = append(st.Warnings, room)
+	}
 	if rec.Role == api.RoleStandby {
 		st.Blockers = s.unreadiness()
 		var why string
@@ -99,7 +103,7 @@ func (s *Service) Ready() api.Readiness {
 			reasons = append(reasons, blockedBy(n.Node, st)...)
 		case st.Score > best:
 			best, r.Standby = st.Score, n.Node
-			r.RPO = api.Duration(age(st, n, s.Now()))
+			r.RPO = api.Duration(Age(st, n, s.Now()))
 		}
 	}
 	if r.Active == "" {
@@ -123,8 +127,8 @@ func blockedBy(node string, st api.ServiceStatus) []string {
 	return out
 }
 
-// age is how old the node's copy is: what would be lost if the active failed now.
-func age(st api.ServiceStatus, n api.NodeStatus, now time.Time) time.Duration {
+// Age is how old the node's copy is: what would be lost if the active failed now.
+func Age(st api.ServiceStatus, n api.NodeStatus, now time.Time) time.Duration {
 	if st.FreshAt == 0 {
 		return 0
 	}

@@ -28,6 +28,7 @@ var commands = []func(*app) *cobra.Command{
 	readyCommand,
 	switchoverCommand,
 	logCommand,
+	metricsCommand,
 	probeCommand,
 	drillCommand,
 	restoreCommand,

@@ -206,6 +206,15 @@ func (a *Applier) runLocked(ctx context.Context, from, to replication.ID, roots 
 			return err
 		}
 	}
+	var delta *replication.Delta
+	if origin != nil {
+		delta = target.DeltaFrom(origin)
+	}
+	if j, err := a.Pending(); err != nil || j == nil && origin != nil {
+		if err = errors.Join(err, room(origin, target, delta, roots)); err != nil {
+			return fmt.Errorf("apply %s: %w", to, err)
+		}
+	}
 	b, err := json.Marshal(Journal{From: from, To: to})
 	if err != nil {
 		return err
@@ -213,7 +222,7 @@ func (a *Applier) runLocked(ctx context.Context, from, to replication.ID, roots 
 	if err := durable.WriteFile(a.journalPath(), b, 0o600, a.o.Hook); err != nil {
 		return err
 	}
-	if err := a.changeLocked(ctx, origin, target, roots, res); err != nil {
+	if err := a.changeLocked(ctx, origin, target, delta, roots, res); err != nil {
 		a.index = nil // of neither generation now
 		return fmt.Errorf("apply %s: %w", to, err)
 	}
@@ -233,13 +242,9 @@ func (a *Applier) loadLocked(id replication.ID) (*replication.Manifest, error) {
 	return a.g.Load(id)
 }
 
-func (a *Applier) changeLocked(ctx context.Context, origin, target *replication.Manifest, roots map[string]string, res *Result) error {
+func (a *Applier) changeLocked(ctx context.Context, origin, target *replication.Manifest, delta *replication.Delta, roots map[string]string, res *Result) error {
 	if a.index == nil {
 		a.index = loadLive(a.IndexPath(), origin)
-	}
-	var delta *replication.Delta
-	if origin != nil {
-		delta = target.DeltaFrom(origin)
 	}
 	for i := range target.Volumes {
 		v := &target.Volumes[i]

@@ -24,17 +24,13 @@ import (
 	"github.com/understudy-ha/understudy/replication/tree"
 )
 
-// Pruning looks at every manifest: it may take a hundredth of the time.
-const (
-	pruneEvery = time.Minute
-	pruneShare = 100
-)
-
 // Options of an Engine.
 type Options struct {
 	Root      string // of the stores
 	Service   string
 	Retention store.Policy // its Applied is the engine's to say
+	Spare     int64        // of the store's file system, bytes: history gives way below; 0: see store.Options
+	LeastFree int64        // and nothing is sealed below this; 0: see store.Options, negative: as long as there is any
 	Logger    *slog.Logger
 	Hook      durable.Hook // fault tests
 }
@@ -59,6 +55,8 @@ type Engine struct {
 	freezes   []time.Duration       // the newest freezeWindow, in order
 	roots     map[string]string     // of the live trees, as last said
 	nextPrune time.Time
+	space     space
+	counts    Counts
 	ahead     []store.PackFile // of the generation that is being made
 
 	watcher *watcher // held by work
@@ -68,7 +66,7 @@ const freezeWindow = 512
 
 // Open opens the service's store and the record of its live trees.
 func Open(o Options) (*Engine, error) {
-	st, err := store.Open(o.Root, o.Service, store.Options{Logger: o.Logger, Hook: o.Hook})
+	st, err := store.Open(o.Root, o.Service, store.Options{Logger: o.Logger, Hook: o.Hook, Spare: o.Spare, LeastFree: o.LeastFree})
 	if err != nil {
 		return nil, err
 	}
@@ -136,9 +134,18 @@ func (e *Engine) Applied() replication.ID {
 
 // Seal captures the live trees and commits them to the local store as the next
 // generation of the term. When nothing changed, neither is written nor frozen.
-func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replication.SealResult, error) {
+func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (res replication.SealResult, err error) {
 	e.work.Lock()
 	defer e.work.Unlock()
+	if err := e.store.RoomToSeal(r.Final); err != nil {
+		return res, err // nobody stands still for it
+	}
+	defer e.sentAhead()
+	defer func() { e.noRoom(err) }()
+	return e.sealLocked(ctx, r)
+}
+
+func (e *Engine) sealLocked(ctx context.Context, r replication.SealRequest) (replication.SealResult, error) {
 	e.noteRoots(r.Roots)
 	if j, err := e.applier.Pending(); err != nil || j != nil {
 		return replication.SealResult{}, errors.Join(err, errors.New("the live trees are between two generations: an apply must be finished before anything is sealed"))
@@ -148,7 +155,6 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 		return replication.SealResult{}, err
 	}
 	pack := e.newPack(r)
-	defer e.sentAhead()
 	defer pack.Abort()
 	asOf := time.Now()
 	res, err := e.capturer.Capture(ctx, capture.Request{
@@ -180,6 +186,8 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 		"capture", captured.Sub(asOf), "pack", packed.Sub(captured), "commit", time.Since(packed))
 	e.mu.Lock()
 	e.head = m
+	e.counts.Sealed++
+	e.counts.Read += res.BytesRead
 	e.mu.Unlock()
 	res.Index.ID = m.ID
 	e.keepIndex(res.Index)
@@ -190,7 +198,7 @@ func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (replicati
 // newPack begins the packs of a capture. What of them is in the store can be sent ahead.
 func (e *Engine) newPack(r replication.SealRequest) *store.PackWriter {
 	w := e.store.NewPack()
-	w.Hashed = true // by capture
+	w.Hashed, w.Final = true, r.Final // hashed by capture
 	w.Sealed = func(p store.PackFile) {
 		e.mu.Lock()
 		e.ahead = append(e.ahead, p)
@@ -315,53 +323,6 @@ func next(base *replication.Manifest, r replication.SealRequest, res *capture.Re
 // A final generation stays the last one while nothing changes.
 func sameBut(base *replication.Manifest, r replication.SealRequest) bool {
 	return base != nil && string(base.Definition) == string(r.Definition) && slices.Equal(base.Images, r.Images) && (base.Final || !r.Final) && base.ID.Term == r.Term
-}
-
-func (e *Engine) noteFreeze(d time.Duration) {
-	if d == 0 {
-		return
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.freezes = append(e.freezes, d)
-	if n := len(e.freezes); n > freezeWindow {
-		e.freezes = slices.Delete(e.freezes, 0, n-freezeWindow)
-	}
-}
-
-// Freezes are the median, 99th percentile and longest of the latest freezes.
-func (e *Engine) Freezes() (p50, p99, most time.Duration) {
-	e.mu.Lock()
-	sorted := slices.Sorted(slices.Values(e.freezes))
-	e.mu.Unlock()
-	n := len(sorted)
-	if n == 0 {
-		return 0, 0, 0
-	}
-	return sorted[n/2], sorted[min(n-1, n*99/100)], sorted[n-1]
-}
-
-// Prune applies the retention policy, at most once a minute.
-func (e *Engine) Prune() error {
-	began := time.Now()
-	e.mu.Lock()
-	due := began.After(e.nextPrune)
-	if due {
-		e.nextPrune = began.Add(pruneEvery)
-	}
-	e.mu.Unlock()
-	if !due {
-		return nil
-	}
-	policy := e.policy
-	policy.Applied = e.liveAt()
-	out, err := e.store.Prune(policy)
-	took := time.Since(began)
-	e.log.Debug("pruned", "generations", len(out.Generations), "packs", out.Packs, "bytes", out.Bytes, "took", took)
-	e.mu.Lock()
-	e.nextPrune = began.Add(max(pruneEvery, pruneShare*took))
-	e.mu.Unlock()
-	return err
 }
 
 // liveAt are the generations that the live trees are at, or are being brought from or to.

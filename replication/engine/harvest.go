@@ -36,6 +36,7 @@ func (e *Engine) harvest(ctx context.Context, l replication.Lacks, rootsOf func(
 		return 0, nil //nolint:nilerr // without a manifest nobody can say where to look
 	}
 	pack := e.store.NewPack()
+	pack.Final = true // it may take what is set aside
 	defer pack.Abort()
 	for i := range m.Volumes {
 		v := &m.Volumes[i]

@@ -157,7 +157,8 @@ func (s *Store) salvage(h replication.Hash) (sealed []PackFile, saved, lost int,
 	if err != nil {
 		return nil, 0, -1, nil //nolint:nilerr // that the index cannot be read is the answer
 	}
-	w := &PackWriter{s: s, written: map[replication.Hash]struct{}{}}
+	w := s.NewPack()
+	w.Final = true // it may take what is set aside
 	defer w.Abort()
 	for i, c := range p.chunks {
 		stored, err := readStored(where{p, i})

@@ -32,6 +32,8 @@ type PackWriter struct {
 	// Sealed is told, perhaps from another goroutine, of a pack that is in the store,
 	// durably. It must not block. nil: nobody is told.
 	Sealed func(PackFile)
+	// Final says that it is for a hand-over's last generation: see RoomToSeal.
+	Final bool
 
 	s       *Store
 	cur     *openedPack // nil: none begun
@@ -96,6 +98,12 @@ func (w *PackWriter) put(c packChunk, stored []byte, from *os.File, at int64) er
 		}
 	}
 	p := w.cur
+	if p.at-p.begun >= writeBack {
+		if err := w.room(); err != nil {
+			return w.fail(err)
+		}
+		p.writeBack()
+	}
 	c.stored = uint32(len(stored))
 	if c.shareable() {
 		if err := p.write(make([]byte, aligned(p.at)-p.at)); err != nil {
@@ -129,12 +137,24 @@ func (w *PackWriter) fail(err error) error {
 }
 
 func (w *PackWriter) begin() error {
+	if err := w.room(); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(w.s.IncomingDir(), "pack-*.tmp")
 	if err != nil {
 		return err
 	}
 	w.cur = &openedPack{f: f, w: bufio.NewWriterSize(f, 256<<10)}
 	return w.cur.write(packHead())
+}
+
+// room fails where the disk is as full as it may become. What is only on its way to another
+// node goes as long as there is anything.
+func (w *PackWriter) room() error {
+	if w.keep {
+		return nil
+	}
+	return w.s.RoomToSeal(w.Final)
 }
 
 // writeBack is how much is written before the kernel is asked to begin with the disk,
@@ -144,12 +164,13 @@ const writeBack = 8 << 20
 func (p *openedPack) write(b []byte) error {
 	p.at += int64(len(b))
 	_, err := p.w.Write(b)
-	if n := p.at - p.begun; err == nil && n >= writeBack {
-		// Only a hint: the sync at the end is what counts.
-		_ = unix.SyncFileRange(int(p.f.Fd()), p.begun, n, unix.SYNC_FILE_RANGE_WRITE)
-		p.begun = p.at
-	}
 	return err
+}
+
+// writeBack asks the kernel to begin. Only a hint: the sync at the end is what counts.
+func (p *openedPack) writeBack() {
+	_ = unix.SyncFileRange(int(p.f.Fd()), p.begun, p.at-p.begun, unix.SYNC_FILE_RANGE_WRITE)
+	p.begun = p.at
 }
 
 // finish ends the current pack, and has it made durable.

@@ -21,6 +21,8 @@ type plan struct {
 	encoded map[string][]byte             // manifests, by path, that get another base
 	refs    map[replication.Hash]struct{} // chunks that are needed
 	seen    map[string]fs.FileInfo        // manifests that refs is of
+	// atOnce are chunks, and packs by their names, that go whatever their pack's age.
+	atOnce map[replication.Hash]struct{}
 }
 
 // gone are the generations that go, the oldest first.
@@ -47,7 +49,7 @@ func (p *plan) stamps() (kept []stamp) {
 func (s *Store) plan(p Policy) (pl *plan, err error) {
 	pl = &plan{
 		keep: map[replication.ID]bool{}, encoded: map[string][]byte{},
-		refs: map[replication.Hash]struct{}{}, seen: map[string]fs.FileInfo{},
+		refs: map[replication.Hash]struct{}{}, seen: map[string]fs.FileInfo{}, atOnce: map[replication.Hash]struct{}{},
 	}
 	if pl.ids, err = s.Generations(); err != nil {
 		return nil, err
@@ -78,8 +80,26 @@ func (s *Store) plan(p Policy) (pl *plan, err error) {
 	}
 	for _, id := range pl.gone() {
 		instead[s.manifestFile(id)] = nil
+		if err := s.release(pl, p, id); err != nil {
+			return nil, err
+		}
+	}
+	for _, h := range p.Orphans {
+		pl.atOnce[h] = struct{}{}
 	}
 	return pl, s.reference(pl.refs, pl.seen, instead)
+}
+
+// release notes what a generation that goes has needed, where the disk is short.
+func (s *Store) release(pl *plan, p Policy, id replication.ID) error {
+	if !p.Short {
+		return nil
+	}
+	m, err := s.peek(s.manifestFile(id))
+	if err == nil {
+		newChunks(m, func(c replication.Chunk) { pl.atOnce[c.Hash] = struct{}{} })
+	}
+	return err
 }
 
 // stillTrueLocked says whether a plan can be carried out: what it is about is still

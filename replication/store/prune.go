@@ -86,7 +86,7 @@ func (s *Store) carryOutLocked(pl *plan, out *Pruned) error {
 	if err != nil {
 		return err
 	}
-	return s.prunePacksLocked(idle, out)
+	return s.prunePacksLocked(pl, idle, out)
 }
 
 func (s *Store) pruneGenerationsLocked(pl *plan, out *Pruned) error {
@@ -158,7 +158,16 @@ func (s *Store) idlePacks(refs map[replication.Hash]struct{}) (idle []*pack, err
 	return idle, nil
 }
 
-func (s *Store) prunePacksLocked(idle []*pack, out *Pruned) error {
+// inHaste says whether a pack that nothing needs goes whatever its age.
+func (p *plan) inHaste(of *pack) bool {
+	if len(p.atOnce) == 0 {
+		return false
+	}
+	_, ok := p.atOnce[of.hash]
+	return ok || slices.ContainsFunc(of.chunks, func(c packChunk) bool { _, ok := p.atOnce[c.hash]; return ok })
+}
+
+func (s *Store) prunePacksLocked(pl *plan, idle []*pack, out *Pruned) error {
 	for _, p := range idle {
 		fi, err := os.Stat(p.path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -168,7 +177,7 @@ func (s *Store) prunePacksLocked(idle []*pack, out *Pruned) error {
 			return err
 		}
 		// One from the future was made before the clock was set back.
-		if age := s.o.Now().Sub(fi.ModTime()); age > -time.Minute && age <= s.o.PackGrace {
+		if age := s.o.Now().Sub(fi.ModTime()); age > -time.Minute && age <= s.o.PackGrace && !pl.inHaste(p) {
 			continue
 		}
 		if err := durable.Remove(p.path, s.o.Hook); err != nil {

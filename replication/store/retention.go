@@ -13,6 +13,22 @@ import (
 type Policy struct {
 	KeepLast, Hourly, Daily, Weekly int
 	Applied                         []replication.ID // what live trees are at, or are being brought to or from: stays
+	// Short says that the disk is. Packs that only what goes has needed, and Orphans, go
+	// at once, whatever their age. A sender who counted on one is told, and sends it again.
+	Short   bool
+	Orphans []replication.Hash // packs of a capture that found no room
+}
+
+// Thinned is p with half as much history, so many times; never less than the floor.
+func (p Policy) Thinned(times int) Policy {
+	p.KeepLast, p.Hourly, p.Daily, p.Weekly = p.KeepLast>>times, p.Hourly>>times, p.Daily>>times, p.Weekly>>times
+	return p.raised()
+}
+
+// Thins says whether Thinned comes to less than once fewer.
+func (p Policy) Thins(times int) bool {
+	a, b := p.Thinned(times), p.Thinned(times-1)
+	return a.KeepLast != b.KeepLast || a.Hourly != b.Hourly || a.Daily != b.Daily || a.Weekly != b.Weekly
 }
 
 // Floor is what no configuration and no full disk goes below: whoever can only

@@ -36,6 +36,8 @@ type Options struct {
 	PackGrace time.Duration                             // an unreferenced pack younger than this is not swept; 0: an hour
 	Apart     bool                                      // blocks are never shared with live trees: see share.go; to measure what that saves
 	PackSize  int64                                     // a PackWriter begins a new pack beyond this, bytes; 0: 64 MiB
+	LeastFree int64                                     // of its file system, bytes: below it nothing is sealed; 0: LeastFree, negative: none
+	Spare     int64                                     // and below this, history gives way; 0: a twentieth of the file system, at most 1 GiB
 }
 
 func (o *Options) defaults() {
@@ -50,6 +52,9 @@ func (o *Options) defaults() {
 	}
 	if o.PackGrace == 0 {
 		o.PackGrace = time.Hour
+	}
+	if o.LeastFree == 0 {
+		o.LeastFree = LeastFree
 	}
 	if o.PackSize == 0 {
 		o.PackSize = 64 << 20

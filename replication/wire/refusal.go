@@ -22,7 +22,7 @@ var (
 	// ErrNoService: the peer keeps no store for the service.
 	ErrNoService = errors.New("no such service")
 	// ErrNoSpace: the receiver's disk is full, or at its floor.
-	ErrNoSpace = errors.New("no space left")
+	ErrNoSpace = replication.ErrNoSpace
 	// ErrTooLarge: more bytes, lines or open files than the receiver takes.
 	ErrTooLarge = errors.New("too large")
 	// ErrBusy: another sender is writing the same file. Try again later.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/durable"
+	"github.com/understudy-ha/understudy/replication/store"
 )
 
 // Store is what the receiving end needs of a service's store. Each method may
@@ -53,7 +54,7 @@ type ServerOptions struct {
 	MaxManifest  int64         // bytes; 0: 256 MiB
 	MaxImage     int64         // bytes; 0: 64 GiB
 	MaxOpen      int           // files and directories open at once; 0: 64
-	MinFree      int64         // bytes the file system keeps free; 0: 64 MiB, negative: none
+	MinFree      int64         // bytes the file system keeps free; 0: store.LeastFree, negative: none
 	MinFiles     int64         // files that can still be made on it, where that is limited; 0: 1000, negative: none
 	StallTimeout time.Duration // an upload without a write is closed; 0: 15 s
 	IdleTimeout  time.Duration // a session without a request is ended; 0: 10 min
@@ -77,7 +78,7 @@ func (o *ServerOptions) setDefaults() {
 	def(&o.MaxPack, 1<<30)
 	def(&o.MaxManifest, 256<<20)
 	def(&o.MaxImage, 64<<30)
-	def(&o.MinFree, 64<<20)
+	def(&o.MinFree, store.LeastFree)
 	def(&o.MinFiles, 1000)
 	def((*int64)(&o.StallTimeout), int64(15*time.Second))
 	def((*int64)(&o.IdleTimeout), int64(10*time.Minute))

@@ -74,6 +74,7 @@ var only = map[string][]string{
 	"github.com/vishvananda/netlink":   {"agent/vip"},
 	"github.com/containers/podman/v5":  {"agent/podman"},
 	"github.com/hashicorp/memberlist":  {"agent/gossip"},
+	"github.com/prometheus":            {"agent/metrics"},
 	"github.com/spf13/cobra":           {"cmd", "test"},
 	"github.com/vbauerster/mpb/v8":     {"cmd"},
 	"github.com/pelletier/go-toml/v2":  {"agent/config"},

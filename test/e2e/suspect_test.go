@@ -83,6 +83,7 @@ func testSuspect(t *testing.T, c *cluster) {
 			return err
 		})
 	}
+	contains(t, "the metrics", c.sh(t, standby, "understudy metrics"), `understudy_suspect{service="registry"} 1`, `understudy_held{service="registry"} 1`, `understudy_generation_age_seconds{service="registry"} `)
 	if _, err := active.Shell(limited(t, time.Minute), "understudy switchover registry --yes"); err == nil || !strings.Contains(err.Error(), "understudy release") {
 		t.Errorf("a planned move would have left behind what is held: %v", err)
 	}

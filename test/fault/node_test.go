@@ -40,7 +40,7 @@ func (n *node) roots() map[string]string { return map[string]string{"data": n.tr
 
 // withEngine runs f with the node's engine, as an agent that starts and stops again.
 func (n *node) withEngine(hook durable.Hook, f func(*engine.Engine) error) error {
-	e, err := engine.Open(engine.Options{Root: n.root(), Service: svc, Logger: slog.New(slog.DiscardHandler), Hook: hook, Retention: store.Floor})
+	e, err := engine.Open(engine.Options{Root: n.root(), Service: svc, LeastFree: -1, Logger: slog.New(slog.DiscardHandler), Hook: hook, Retention: store.Floor})
 	if err != nil {
 		return err
 	}
