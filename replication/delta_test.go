@@ -149,10 +149,10 @@ func TestDeltaMakesTheGeneration(t *testing.T) {
 		if made.DeltaFrom(a) != d {
 			t.Error("a delta that is known is worked out again")
 		}
-		if a.Sum() == b.Sum() {
+		other := generation(1, second)
+		if a.Sum() == other.Sum() {
 			continue
 		}
-		other := generation(1, second)
 		if _, err := d.ApplyTo(other); !errors.Is(err, replication.ErrWrongParent) {
 			t.Fatalf("applied to a base of other content: %v", err)
 		}
