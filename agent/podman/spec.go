@@ -146,12 +146,15 @@ func sharesNetwork(d *define.InspectContainerData) bool {
 	return strings.HasPrefix(d.HostConfig.NetworkMode, "container:")
 }
 
+// shortID is how much of an ID Podman gives a container as an alias, digits.
+const shortID = 12
+
 // aliases of the container in a network, without those that Podman adds itself.
 func aliases(d *define.InspectContainerData, network string) []string {
 	var out []string
 	n := d.NetworkSettings.Networks[network]
 	for _, a := range n.Aliases {
-		if !strings.HasPrefix(d.ID, a) && a != d.Name {
+		if a != d.ID[:min(shortID, len(d.ID))] && a != d.Name {
 			out = append(out, a)
 		}
 	}

@@ -127,6 +127,16 @@ func TestLooksOfAContainerStayTheSame(t *testing.T) {
 	}
 }
 
+// A short alias may be what the container's ID happens to begin with.
+func TestAliasesThatPeopleChose(t *testing.T) {
+	d := in(inspected("podman", "run", "--net", "front", "img"), "front")
+	d.ID, d.Name = strings.Repeat("b0", 32), "web"
+	d.NetworkSettings.Networks["front"].Aliases = []string{"b0b0b0b0b0b0", "web", "b", "a"}
+	if got := aliases(d, "front"); !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("aliases %q", got)
+	}
+}
+
 func TestNetworksAreComparedByWhatContainersSee(t *testing.T) {
 	def := func(config string) NetworkDef { return NetworkDef{Name: "n", Driver: "bridge", Config: []byte(config)} }
 	a := def(`{"name":"n","network_interface":"podman1","subnets":[{"subnet":"192.0.2.0/24"}]}`)
