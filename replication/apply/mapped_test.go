@@ -26,20 +26,23 @@ func mappingMain(path string) {
 	os.Exit(0)
 }
 
-func storeThroughMapping(path string) error {
+// mapShared maps a file; only the mapping stays, as in LMDB and SQLite it may.
+func mapShared(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	b, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	return unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+}
+
+func storeThroughMapping(path string) error {
+	b, err := mapShared(path)
 	if err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil { // the mapping stays, as in LMDB and SQLite it may
 		return err
 	}
 	fmt.Println("ready")

@@ -192,19 +192,8 @@ func pagesMain(path string) {
 }
 
 func keepPages(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	b, err := mapShared(path)
 	if err != nil {
-		return err
-	}
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	b, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
 		return err
 	}
 	ended := make(chan struct{})

@@ -23,16 +23,7 @@ const lacksFile = "lacks"
 const maxLacks = 4096
 
 func (s *Store) recordedLacks() (l replication.Lacks, err error) {
-	b, err := os.ReadFile(s.path(lacksFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return l, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &l)
-	}
-	if err != nil {
-		err = fmt.Errorf("%s: %w", s.path(lacksFile), err)
-	}
+	err = s.readJSON(lacksFile, &l)
 	return l, err
 }
 

@@ -2,10 +2,7 @@ package store
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -25,19 +22,9 @@ const pinsFile = "pins"
 
 // Pins lists them, the oldest generation first. A list that cannot be read is an
 // error, and nothing is pruned until it can.
-func (s *Store) Pins() ([]Pin, error) {
-	b, err := os.ReadFile(s.path(pinsFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var pins []Pin
-	if err := json.Unmarshal(b, &pins); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", s.path(pinsFile), replication.ErrFormat, err)
-	}
-	return pins, nil
+func (s *Store) Pins() (pins []Pin, err error) {
+	err = s.readJSON(pinsFile, &pins)
+	return pins, err
 }
 
 // Pin pins a committed generation; one that is pinned keeps its first reason. ErrNotFound.

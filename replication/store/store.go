@@ -351,3 +351,19 @@ func DecodeState(b []byte) (replication.State, error) {
 
 // maxState: 64 Ki layers' names fit.
 const maxState = 8 << 20
+
+// readJSON reads one of the store's lists into to, which stays as it is where there is
+// none. ErrFormat.
+func (s *Store) readJSON(name string, to any) error {
+	b, err := os.ReadFile(s.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, to); err != nil {
+		return fmt.Errorf("%s: %w: %w", s.path(name), replication.ErrFormat, err)
+	}
+	return nil
+}

@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -50,16 +48,7 @@ type suspects struct {
 }
 
 func (s *Store) readSuspects() (l suspects, err error) {
-	b, err := os.ReadFile(s.path(suspectsFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return l, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &l)
-	}
-	if err != nil {
-		err = fmt.Errorf("%s: %w", s.path(suspectsFile), err)
-	}
+	err = s.readJSON(suspectsFile, &l)
 	return l, err
 }
 
