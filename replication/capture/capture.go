@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"time"
 
@@ -33,11 +32,11 @@ type Freezer interface {
 	Freeze(ctx context.Context) (thaw func() error, err error)
 }
 
-// Sink takes content. store.PackWriter is one. Called from one goroutine.
+// Sink takes content. store.PackWriter is one. Called from several goroutines.
 type Sink interface {
 	Has(h replication.Hash) bool
-	// Put takes a chunk. It lies in from at offset at, where it never changes; nil: it may.
-	Put(h replication.Hash, data []byte, from *os.File, at int64) error
+	// Put takes a chunk, and is done with data when it returns. It lies in from's clone at offset at, where it never changes; nil: it may.
+	Put(h replication.Hash, data []byte, from *tree.Twin, at int64) error
 }
 
 // Volume is a tree to capture.
@@ -187,9 +186,9 @@ func (c *Capturer) once(ctx context.Context, r Request) (res *Result, err error)
 		return nil, err
 	}
 	if j.res.Changed == 0 && r.Base != nil {
-		return &Result{Index: j.index(j.base()), Freeze: j.res.Freeze, BytesRead: j.res.BytesRead, Resume: j.res.Resume}, replication.ErrUnchanged
+		return &Result{Index: j.index(j.base()), Freeze: j.res.Freeze, BytesRead: j.bytes.Load(), Resume: j.res.Resume}, replication.ErrUnchanged
 	}
-	j.res.Index = j.index(replication.ID{})
+	j.res.Index, j.res.BytesRead = j.index(replication.ID{}), j.bytes.Load()
 	return j.res, nil
 }
 

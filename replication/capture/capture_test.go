@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,7 +25,7 @@ type memory map[replication.Hash][]byte
 
 func (m memory) Has(h replication.Hash) bool { _, ok := m[h]; return ok }
 
-func (m memory) Put(h replication.Hash, data []byte, _ *os.File, _ int64) error {
+func (m memory) Put(h replication.Hash, data []byte, _ *tree.Twin, _ int64) error {
 	m[h] = bytes.Clone(data)
 	return nil
 }
@@ -72,6 +73,7 @@ const racy = 20 * time.Millisecond
 
 type bench struct {
 	vol    Volume
+	mu     sync.Mutex // guards sink and onPut
 	sink   memory
 	base   *replication.Manifest
 	index  *tree.Index
@@ -83,12 +85,24 @@ type bench struct {
 	onPut  func()    // called once, in the next Put
 }
 
-func (b *bench) Has(h replication.Hash) bool { return b.sink.Has(h) }
+func (b *bench) Has(h replication.Hash) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sink.Has(h)
+}
 
-func (b *bench) Put(h replication.Hash, data []byte, from *os.File, at int64) error {
+func (b *bench) Put(h replication.Hash, data []byte, from *tree.Twin, at int64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if f := b.onPut; f != nil {
 		b.onPut = nil
 		f()
+	}
+	if from != nil { // a pack would share these blocks, and have to hold what its index says
+		there := make([]byte, len(data))
+		if _, err := from.Clone.ReadAt(there, at); err != nil || !bytes.Equal(there, data) {
+			return fmt.Errorf("the clone has something else at %d than what was read: %w", at, errors.Join(err, replication.ErrBadHash))
+		}
 	}
 	return b.sink.Put(h, data, from, at)
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/understudy-ha/understudy/replication"
@@ -29,6 +31,8 @@ type job struct {
 	asItIs bool // a file that moves is taken nevertheless
 	vols   []*volume
 	res    *Result
+	bytes  atomic.Int64 // content read and hashed
+	mu     sync.Mutex   // guards early and dirty of vols while small files are read
 }
 
 // volume is one tree of a job.

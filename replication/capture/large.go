@@ -112,27 +112,47 @@ func (v *volume) known(path string) source {
 	return source{entry: e, shadow: v.shadows.of[e]}
 }
 
+// content is a file that is read, as it lies there or a clone.
+type content struct {
+	f    *os.File
+	twin *tree.Twin // of f; nil: f is no clone
+}
+
+func (c content) ReadAt(b []byte, at int64) (int, error) {
+	if c.twin != nil {
+		return c.twin.ReadAt(b, at)
+	}
+	return c.f.ReadAt(b, at)
+}
+
+func (c content) data(size int64) *tree.Data {
+	if c.twin != nil {
+		return tree.NewTwinData(c.twin, size)
+	}
+	return tree.NewData(c.f, size)
+}
+
 // readLarge fills in e's chunks, reading what differs in f from what is known, or
-// everything. cloned: f is a clone, and goes into the shadow that comes back.
-func (j *job) readLarge(ctx context.Context, v *volume, f *os.File, cloned bool, e *replication.Entry, from source, to emit) (*shadow, error) {
+// everything. A clone goes into the shadow that comes back.
+func (j *job) readLarge(ctx context.Context, v *volume, f content, e *replication.Entry, from source, to emit) (*shadow, error) {
 	now := &shadow{}
-	if cloned {
-		now.clone = f
+	if f.twin != nil {
+		now.clone = f.f
 	}
 	ranges, sure, err := j.differences(ctx, v, f, e.Size, from, now)
 	if err == nil {
 		// The file may change between the two readings: what counts is what is emitted.
 		put := func(c replication.Chunk, data []byte) error {
 			v.shadows.digest(now.blocks, c.Offset, data, e.Size)
-			return to(c.Hash, data, now.clone, c.Offset)
+			return to(c.Hash, data, f.twin, c.Offset)
 		}
 		var read int64
 		if sure && length(ranges) <= e.Size/2 {
 			e.Chunks, read, err = overlay(ctx, f, e.Size, from.entry.Chunks, ranges, put)
 		} else {
-			e.Chunks, read, err = tree.ReadChunksAt(ctx, f, 0, e.Size, put)
+			e.Chunks, read, err = tree.ReadData(ctx, f.data(e.Size), 0, e.Size, make([]byte, min(e.Size, replication.ChunkSize)), put)
 		}
-		j.res.BytesRead += read
+		j.bytes.Add(read)
 	}
 	if err != nil {
 		return nil, errors.Join(err, now.close())
@@ -142,15 +162,15 @@ func (j *job) readLarge(ctx context.Context, v *volume, f *os.File, cloned bool,
 
 // differences finds where f is not as from says, and fills in now; false: that
 // cannot be told.
-func (j *job) differences(ctx context.Context, v *volume, f *os.File, size int64, from source, now *shadow) (ranges []extent.Range, sure bool, err error) {
+func (j *job) differences(ctx context.Context, v *volume, f content, size int64, from source, now *shadow) (ranges []extent.Range, sure bool, err error) {
 	if now.clone != nil && from.shadow != nil && from.shadow.clone != nil {
-		if ranges, sure, err = extent.Changed(from.shadow.clone, f, size); err != nil || sure {
+		if ranges, sure, err = extent.Changed(from.shadow.clone, f.f, size); err != nil || sure {
 			return ranges, sure, err
 		}
 	}
 	if now.clone == nil {
-		j.res.BytesRead += size
-		ranges, now.blocks, err = v.shadows.compare(ctx, f, size, from.shadow)
+		j.bytes.Add(size)
+		ranges, now.blocks, err = v.shadows.compare(ctx, f.f, size, from.shadow)
 		if err != nil || from.shadow != nil && from.shadow.clone == nil {
 			return ranges, err == nil, err
 		}
@@ -158,7 +178,7 @@ func (j *job) differences(ctx context.Context, v *volume, f *os.File, size int64
 	if j.r.Content == nil || from.entry == nil || len(from.entry.Chunks) == 0 {
 		return nil, false, nil
 	}
-	j.res.BytesRead += size
+	j.bytes.Add(size)
 	ranges, err = compareStored(ctx, f, size, from.entry.Chunks, j.r.Content)
 	return ranges, err == nil, err
 }
@@ -166,7 +186,7 @@ func (j *job) differences(ctx context.Context, v *volume, f *os.File, size int64
 // compareStored finds where f differs from chunks whose content get has: when a
 // restart lost the shadows, this is dearer, and still cheaper than to send all chunks
 // that something changed in: with scattered writes that is the whole file.
-func compareStored(ctx context.Context, f *os.File, size int64, chunks []replication.Chunk, get func(replication.Hash) ([]byte, error)) (ranges []extent.Range, err error) {
+func compareStored(ctx context.Context, f content, size int64, chunks []replication.Chunk, get func(replication.Hash) ([]byte, error)) (ranges []extent.Range, err error) {
 	differ := func(from, to int64) {
 		if n := len(ranges); n > 0 && ranges[n-1].Offset+ranges[n-1].Length >= from {
 			ranges[n-1].Length = to - ranges[n-1].Offset
@@ -176,7 +196,7 @@ func compareStored(ctx context.Context, f *os.File, size int64, chunks []replica
 	}
 	buf := make([]byte, replication.ChunkSize)
 	at := int64(0)
-	holes := tree.NewData(f, size)
+	holes := f.data(size)
 	gap := func(end int64) error { // a hole, or it differs
 		if at >= end {
 			return nil
@@ -292,7 +312,7 @@ func (ss *shadows) digest(blocks []uint64, at int64, data []byte, size int64) {
 }
 
 // overlay is old's content with ranges, in order, read anew from f.
-func overlay(ctx context.Context, f *os.File, size int64, old []replication.Chunk, ranges []extent.Range, emit func(replication.Chunk, []byte) error) (cs []replication.Chunk, read int64, err error) {
+func overlay(ctx context.Context, f content, size int64, old []replication.Chunk, ranges []extent.Range, emit func(replication.Chunk, []byte) error) (cs []replication.Chunk, read int64, err error) {
 	at := int64(0)
 	keep := func(end int64) { // what old has from at to end
 		for len(old) > 0 && old[0].Offset < end {
@@ -307,7 +327,7 @@ func overlay(ctx context.Context, f *os.File, size int64, old []replication.Chun
 		}
 		at = end
 	}
-	data, buf := tree.NewData(f, size), make([]byte, min(size, replication.ChunkSize))
+	data, buf := f.data(size), make([]byte, min(size, replication.ChunkSize))
 	ahead := readAhead{f: f, ranges: ranges}
 	for i, r := range ranges {
 		end := min(r.Offset+r.Length, size)
@@ -331,8 +351,9 @@ func overlay(ctx context.Context, f *os.File, size int64, old []replication.Chun
 // readAhead has the file system read scattered ranges side by side, before they are
 // asked for one by one: a clone has nothing in memory of what the file has.
 type readAhead struct {
-	f      *os.File
+	f      content
 	ranges []extent.Range
+	begun  bool
 	next   int // to be asked for
 	bytes  int64
 }
@@ -345,8 +366,12 @@ const (
 
 // at is called before range i is read. It only helps: errors do not matter.
 func (a *readAhead) at(i int) {
-	fd := int(a.f.Fd())
-	if i == 0 {
+	if a.f.twin != nil && !a.f.twin.Cold() {
+		return
+	}
+	fd := int(a.f.f.Fd())
+	if !a.begun {
+		a.begun, a.next = true, i
 		_ = unix.Fadvise(fd, 0, 0, unix.FADV_RANDOM) // not what lies between them
 	} else {
 		a.bytes -= a.ranges[i-1].Length

@@ -31,7 +31,7 @@ func (j *job) unchanged(ctx context.Context) (bool, error) {
 			if v.linksTo(n) != "" {
 				continue
 			}
-			e, err := j.readNow(ctx, v, n, func(replication.Hash, []byte, *os.File, int64) error { return nil })
+			e, err := j.readNow(ctx, v, n, func(replication.Hash, []byte, *tree.Twin, int64) error { return nil })
 			if errors.Is(err, errMoved) {
 				return false, nil
 			}
@@ -72,6 +72,13 @@ func (j *job) readQuiet(ctx context.Context) error { return j.readAtRest(ctx, qu
 // any clock.
 func (j *job) readAtRest(ctx context.Context, rest time.Duration) error {
 	before := j.at - int64(rest)
+	whole := j.newReaders(ctx)
+	err := j.eachAtRest(ctx, before, whole)
+	return errors.Join(err, whole.wait())
+}
+
+// eachAtRest goes through what is dirty and has whole read the small ones of it.
+func (j *job) eachAtRest(ctx context.Context, before int64, whole *readers) error {
 	for _, v := range j.vols {
 		for _, path := range v.todo() {
 			n := v.node(path)
@@ -87,15 +94,15 @@ func (j *job) readAtRest(ctx context.Context, rest time.Duration) error {
 			if err := j.c.hook.At("read " + path); err != nil {
 				return err
 			}
-			e, err := j.readNow(ctx, v, n, j.put)
-			if errors.Is(err, errMoved) {
-				continue // busy after all
+			if n.Stat.Type() == replication.TypeFile && n.Stat.Size <= wholeFile {
+				if !whole.read(v, n) {
+					return nil // its error is the reason
+				}
+				continue
 			}
-			if err != nil {
+			if err := j.readEarly(ctx, v, n); err != nil {
 				return err
 			}
-			v.early[path] = reading{stat: n.Stat, entry: e}
-			delete(v.dirty, path)
 		}
 	}
 	return nil
@@ -124,7 +131,7 @@ func (j *job) prepare(ctx context.Context, v *volume, n tree.Node) error {
 		return err
 	}
 	e := &replication.Entry{Path: n.Path, Size: n.Stat.Size}
-	s, err := j.readLarge(ctx, v, f, false, e, v.known(n.Path), j.put)
+	s, err := j.readLarge(ctx, v, content{f: f}, e, v.known(n.Path), j.put)
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return nil // it becomes shorter
 	}
@@ -133,12 +140,12 @@ func (j *job) prepare(ctx context.Context, v *volume, n tree.Node) error {
 }
 
 // emit takes a chunk that was read, as Sink.Put does.
-type emit func(h replication.Hash, data []byte, from *os.File, at int64) error
+type emit func(h replication.Hash, data []byte, from *tree.Twin, at int64) error
 
 // moving takes a chunk of what may change where it lies.
 func (to emit) moving(h replication.Hash, data []byte) error { return to(h, data, nil, 0) }
 
-func (j *job) put(h replication.Hash, data []byte, from *os.File, at int64) error {
+func (j *job) put(h replication.Hash, data []byte, from *tree.Twin, at int64) error {
 	if j.r.Sink.Has(h) {
 		return nil
 	}
@@ -160,7 +167,7 @@ func (j *job) readNow(ctx context.Context, v *volume, n tree.Node, to emit) (*re
 		if err := tree.Flush(f); err != nil {
 			return nil, err
 		}
-		if err := j.readContent(ctx, v, f, &e, to); err != nil {
+		if err := j.readContent(ctx, v, n, f, &e, to); err != nil {
 			return nil, moved(v, n, err)
 		}
 	}
@@ -172,23 +179,24 @@ func (j *job) readNow(ctx context.Context, v *volume, n tree.Node, to emit) (*re
 }
 
 // readContent reads a file where it lies, a large one from a clone if there can be one.
-func (j *job) readContent(ctx context.Context, v *volume, f *os.File, e *replication.Entry, to emit) error {
+func (j *job) readContent(ctx context.Context, v *volume, n tree.Node, f *os.File, e *replication.Entry, to emit) error {
 	if e.Size < largeFile {
 		cs, read, err := tree.ReadChunks(ctx, f, e.Size, to.moving)
 		e.Chunks = cs
-		j.res.BytesRead += read
+		j.bytes.Add(read)
 		return err
 	}
 	clone, cloned, err := v.clone(f)
 	if err != nil {
 		return err
 	}
+	from := content{f: f}
 	if cloned {
-		f = clone
+		from = content{clone, j.twin(v, n.Path, n.Stat, clone, f)}
 	} else if err := clone.Close(); err != nil {
 		return err
 	}
-	s, err := j.readLarge(ctx, v, f, cloned, e, v.known(e.Path), to)
+	s, err := j.readLarge(ctx, v, from, e, v.known(e.Path), to)
 	if err != nil {
 		return err
 	}
@@ -198,21 +206,29 @@ func (j *job) readContent(ctx context.Context, v *volume, f *os.File, e *replica
 // clone clones src into a file of the stage that has no name, so that it goes with
 // this process; empty where the file system cannot.
 func (v *volume) clone(src *os.File) (f *os.File, cloned bool, err error) {
-	if f, err = os.CreateTemp(v.StageDir, ""); err != nil {
+	if f, err = tree.Nameless(v.StageDir); err != nil {
 		return nil, false, err
 	}
-	if err = os.Remove(f.Name()); err == nil {
-		cloned, err = tree.Clone(f, src) // flushes
-	}
-	if err != nil {
+	if cloned, err = tree.Clone(f, src); err != nil { // it flushes
 		return nil, false, errors.Join(err, f.Close())
 	}
 	return f, cloned, nil
 }
 
-// moved turns what happens to a path that others change into errMoved.
+// twin is a clone with src, which it was made of when that was found to be st; nil: that is gone.
+func (j *job) twin(v *volume, path string, st tree.Stat, clone, src *os.File) *tree.Twin {
+	if src == nil || st.Unsure(j.at) { // a later change may not show
+		return tree.ColdTwin(clone)
+	}
+	return tree.NewTwin(clone, src, tree.Origin{Tree: v.Path, Path: path, Stat: st})
+}
+
+// moved turns what happens to a path that others change into errMoved; nil stays nil.
 func moved(v *volume, n tree.Node, err error) error {
-	if tree.Vanished(err) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if err == nil {
+		return nil
+	}
+	if tree.Vanished(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tree.ErrChanged) {
 		err = errors.Join(errMoved, err)
 	}
 	return fmt.Errorf("volume %s, %q: %w", v.Name, n.Path, err)
@@ -223,8 +239,9 @@ type staged struct {
 	entry  *replication.Entry
 	file   *os.File // its content, a clone or a copy; nil: entry is complete but for kept
 	cloned bool
-	kept   []kept  // content that is in memory
-	shadow *shadow // of a large file, complete
+	stat   tree.Stat // of what was cloned; Ino 0: it may differ
+	kept   []kept    // content that is in memory
+	shadow *shadow   // of a large file, complete
 }
 
 type kept struct {
@@ -345,7 +362,7 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 		}
 		var read int64
 		s.entry.Chunks, read, err = tree.ReadChunks(ctx, src, n.Stat.Size, s.keep)
-		j.res.BytesRead += read
+		j.bytes.Add(read)
 		return errors.Join(err, j.unmoved(src, n))
 	}
 	if s.file, s.cloned, err = v.clone(src); err != nil {
@@ -358,6 +375,7 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 			s.entry.Size = min(s.entry.Size, st.Size)
 			return err
 		}
+		s.stat = n.Stat
 		return j.unmoved(src, n)
 	}
 	if from, ok := v.prepared[n.Path]; ok {
@@ -365,7 +383,7 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 			return err
 		}
 		room := int64(keepMost)
-		s.shadow, err = j.readLarge(ctx, v, src, false, s.entry, from, func(h replication.Hash, b []byte, _ *os.File, _ int64) error {
+		s.shadow, err = j.readLarge(ctx, v, content{f: src}, s.entry, from, func(h replication.Hash, b []byte, _ *tree.Twin, _ int64) error {
 			if room -= int64(len(b)); room < 0 {
 				return errTooMuch
 			}
@@ -469,8 +487,10 @@ func (j *job) readStaged(ctx context.Context, v *volume, s *staged) (err error) 
 	if s.file == nil {
 		return nil
 	}
+	from, done := j.contentOf(v, s)
+	defer done()
 	if s.entry.Size >= largeFile {
-		shadow, err := j.readLarge(ctx, v, s.file, s.cloned, s.entry, v.known(s.entry.Path), j.put)
+		shadow, err := j.readLarge(ctx, v, from, s.entry, v.known(s.entry.Path), j.put)
 		if err == nil {
 			err = v.shadows.put(s.entry, shadow)
 		}
@@ -480,7 +500,20 @@ func (j *job) readStaged(ctx context.Context, v *volume, s *staged) (err error) 
 		return errors.Join(err, s.close())
 	}
 	var read int64
-	s.entry.Chunks, read, err = tree.ReadChunks(ctx, s.file, s.entry.Size, emit(j.put).moving)
-	j.res.BytesRead += read
+	s.entry.Chunks, read, err = tree.ReadData(ctx, from.data(s.entry.Size), 0, s.entry.Size, make([]byte, min(s.entry.Size, replication.ChunkSize)),
+		func(c replication.Chunk, b []byte) error { return j.put(c.Hash, b, nil, 0) })
+	j.bytes.Add(read)
 	return errors.Join(err, s.close())
+}
+
+// contentOf is what was set aside, to be read until done is called.
+func (j *job) contentOf(v *volume, s *staged) (c content, done func()) {
+	if !s.cloned {
+		return content{f: s.file}, func() {}
+	}
+	var src *os.File
+	if s.stat.Ino != 0 {
+		src, _ = v.root.Open(s.entry.Path) // or the clone is read
+	}
+	return content{s.file, j.twin(v, s.entry.Path, s.stat, s.file, src)}, func() { _ = src.Close() } // read only, or nil
 }

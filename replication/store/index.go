@@ -44,6 +44,7 @@ type chunkIndex struct {
 	chunks map[replication.Hash]where
 	mtime  time.Time // of the directory at the last scan
 	at     time.Time // of the last scan
+	looked time.Time // when has looked last
 	losses uint64    // how often packs went, or could not be read
 }
 
@@ -132,6 +133,24 @@ func (x *chunkIndex) find(h replication.Hash) (where, bool, error) {
 	}
 	w, ok := x.chunks[h]
 	return w, ok, nil
+}
+
+// lately is how long ago a look at the directory may be for what can do without its latest.
+const lately = 100 * time.Millisecond
+
+// has says whether a chunk was there lately: to save storing it once more. What commits looks
+// itself.
+func (x *chunkIndex) has(h replication.Hash) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if now := time.Now(); x.packs == nil || now.Sub(x.looked) > lately {
+		if x.refreshLocked() != nil {
+			return false
+		}
+		x.looked = now
+	}
+	_, ok := x.chunks[h]
+	return ok
 }
 
 // lost changes when packs were lost, after a look at the directory; never 0.

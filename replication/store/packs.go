@@ -195,7 +195,7 @@ func (s *Store) wholePacks(missing []replication.Hash) (whole []PackFile, rest [
 	for _, p := range order {
 		ws := wanted[p]
 		if len(ws) == len(p.chunks) {
-			whole = append(whole, PackFile{Hash: p.hash, Path: p.path, Size: p.size})
+			whole = append(whole, PackFile{Hash: p.hash, Path: p.path, Size: p.size, parts: s.origins.get(p.hash)})
 			continue
 		}
 		slices.SortFunc(ws, func(a, b where) int { return a.at - b.at })

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 
 	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/durable"
+	"github.com/understudy-ha/understudy/replication/tree"
 )
 
 // PackFile is a sealed pack.
@@ -21,10 +23,12 @@ type PackFile struct {
 	Size      int64
 	Temporary bool               // made for this shipment; gone after cleanup
 	Chunks    []replication.Hash // that are in it; of a PackWriter's only
+
+	parts []part // that live files have too
 }
 
-// PackWriter writes chunks into new packs. For one goroutine. While a pack is made
-// durable, the next one is written.
+// PackWriter writes chunks into new packs. Has and Put may be called from several goroutines,
+// which compress side by side. While a pack is made durable, the next one is written.
 type PackWriter struct {
 	// Hashed says that whoever calls Put has just worked out the hash from the very
 	// bytes, as capture does: it is not worked out again.
@@ -35,11 +39,13 @@ type PackWriter struct {
 	// Final says that it is for a hand-over's last generation: see RoomToSeal.
 	Final bool
 
-	s       *Store
+	s    *Store
+	keep bool // leave packs in incoming instead of taking them into the store
+
+	mu      sync.Mutex  // guards what follows
 	cur     *openedPack // nil: none begun
 	sealed  []PackFile
 	written map[replication.Hash]struct{} // by this writer
-	keep    bool                          // leave packs in incoming instead of taking them into the store
 	failed  error                         // the first error sticks
 	closing chan closed                   // the pack that is being made durable; nil: none
 }
@@ -55,6 +61,7 @@ type openedPack struct {
 	f      *os.File
 	w      *bufio.Writer
 	chunks []packChunk
+	parts  []part
 	at     int64
 	begun  int64 // up to here the kernel was asked to write to the disk
 }
@@ -66,17 +73,16 @@ func (s *Store) NewPack() *PackWriter {
 
 // Has says whether the store or this writer has the chunk already.
 func (w *PackWriter) Has(h replication.Hash) bool {
+	w.mu.Lock()
 	_, ok := w.written[h]
-	return ok || w.s.Has(h)
+	w.mu.Unlock()
+	return ok || w.s.index.has(h)
 }
 
 // Put adds a chunk of 1..ChunkSize bytes whose hash is h; one that Has is skipped. It
-// lies in from at offset at, where nobody will ever change it, so that the pack can share
-// its blocks; nil: it may change.
-func (w *PackWriter) Put(h replication.Hash, data []byte, from *os.File, at int64) error {
-	if w.failed != nil {
-		return w.failed
-	}
+// lies in from's clone at offset at, where nobody will ever change it, so that the pack can
+// share its blocks; nil: it may change.
+func (w *PackWriter) Put(h replication.Hash, data []byte, from *tree.Twin, at int64) error {
 	if len(data) == 0 || len(data) > replication.ChunkSize {
 		return fmt.Errorf("%w: a chunk of %d bytes", replication.ErrFormat, len(data))
 	}
@@ -87,11 +93,19 @@ func (w *PackWriter) Put(h replication.Hash, data []byte, from *os.File, at int6
 		return fmt.Errorf("chunk %s: %w", h, replication.ErrBadHash)
 	}
 	stored, flags := w.s.codec.pack(data)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failed != nil {
+		return w.failed
+	}
+	if _, ok := w.written[h]; ok { // by another goroutine meanwhile
+		return nil
+	}
 	return w.put(packChunk{hash: h, raw: uint32(len(data)), flags: flags}, stored, from, at)
 }
 
 // put adds a chunk in its stored form. from: see Put.
-func (w *PackWriter) put(c packChunk, stored []byte, from *os.File, at int64) error {
+func (w *PackWriter) put(c packChunk, stored []byte, from *tree.Twin, at int64) error {
 	if w.cur == nil {
 		if err := w.begin(); err != nil {
 			return w.fail(err)
@@ -112,10 +126,11 @@ func (w *PackWriter) put(c packChunk, stored []byte, from *os.File, at int64) er
 	}
 	c.offset = p.at
 	if from != nil && c.shareable() && !w.s.o.Apart {
-		n, err := p.share(from, at, int64(len(stored)))
+		n, err := p.share(from.Clone, at, int64(len(stored)))
 		if err != nil {
 			return w.fail(err)
 		}
+		p.noteShared(n, from, at)
 		stored = stored[n:]
 	}
 	if err := p.write(stored); err != nil {
@@ -186,7 +201,7 @@ func (w *PackWriter) finish() error {
 	if err := p.f.Chmod(sealMode); err != nil {
 		return err
 	}
-	pf := PackFile{Hash: name, Path: p.f.Name(), Size: p.at, Temporary: w.keep, Chunks: make([]replication.Hash, len(p.chunks))}
+	pf := PackFile{Hash: name, Path: p.f.Name(), Size: p.at, Temporary: w.keep, Chunks: make([]replication.Hash, len(p.chunks)), parts: p.parts}
 	for i, c := range p.chunks {
 		pf.Chunks[i] = c.hash
 	}
@@ -239,6 +254,7 @@ func (s *Store) keepPack(f *os.File, pf PackFile) (PackFile, error) {
 		var to string
 		if to, err = s.takePack(pf.Path, pf.Hash); err == nil {
 			pf.Path = to
+			s.origins.note(pf.Hash, pf.parts)
 			return pf, nil
 		}
 	}

@@ -76,6 +76,7 @@ type Store struct {
 	log     *slog.Logger
 	codec   *codec
 	index   *chunkIndex
+	origins origins
 	loaded  loaded
 	checked atomic.Uint64 // what index.lost said when all of a generation was there
 	lacking lacksCache

@@ -19,23 +19,13 @@ import (
 // becomes shorter meanwhile is io.ErrUnexpectedEOF or seems to end in a hole:
 // where others may write, compare its stat afterwards.
 func ReadChunks(ctx context.Context, f *os.File, size int64, emit func(h replication.Hash, data []byte) error) (cs []replication.Chunk, read int64, err error) {
-	return ReadChunksIn(ctx, f, 0, size, emit)
+	return ReadData(ctx, NewData(f, size), 0, size, make([]byte, min(size, replication.ChunkSize)),
+		func(c replication.Chunk, data []byte) error { return emit(c.Hash, data) })
 }
 
-// ReadChunksIn is ReadChunks of the bytes from from to size.
-func ReadChunksIn(ctx context.Context, f *os.File, from, size int64, emit func(h replication.Hash, data []byte) error) (cs []replication.Chunk, read int64, err error) {
-	return ReadChunksAt(ctx, f, from, size, func(c replication.Chunk, data []byte) error { return emit(c.Hash, data) })
-}
-
-// ReadChunksAt is ReadChunksIn that says where the data is.
-func ReadChunksAt(ctx context.Context, f *os.File, from, size int64, emit func(c replication.Chunk, data []byte) error) (cs []replication.Chunk, read int64, err error) {
-	return ReadData(ctx, NewData(f, size), from, size, make([]byte, min(size-from, replication.ChunkSize)), emit)
-}
-
-// ReadData is ReadChunksAt of the bytes from from to to of a file whose data is
-// found with d. It reads into buf, of ChunkSize bytes or as many as are read.
+// ReadData is ReadChunks of the bytes from from to to of a file whose data is
+// found with d, and says where the data is. It reads into buf, of ChunkSize bytes or as many as are read.
 func ReadData(ctx context.Context, d *Data, from, to int64, buf []byte, emit func(c replication.Chunk, data []byte) error) (cs []replication.Chunk, read int64, err error) {
-	f := d.f
 	for at := from; at < to; {
 		start, end, err := d.Next(at)
 		if err != nil || start >= to {
@@ -48,9 +38,9 @@ func ReadData(ctx context.Context, d *Data, from, to int64, buf []byte, emit fun
 			}
 			stop := min(end, (at/replication.ChunkSize+1)*replication.ChunkSize)
 			b := buf[:stop-at]
-			if n, err := f.ReadAt(b, at); err != nil {
+			if n, err := d.content.ReadAt(b, at); err != nil {
 				if errors.Is(err, io.EOF) {
-					err = fmt.Errorf("%s became shorter while it was read: %w", f.Name(), io.ErrUnexpectedEOF)
+					err = fmt.Errorf("%s became shorter while it was read: %w", d.f.Name(), io.ErrUnexpectedEOF)
 				}
 				return nil, read + int64(n), err
 			}
@@ -71,12 +61,16 @@ func ReadData(ctx context.Context, d *Data, from, to int64, buf []byte, emit fun
 // as zeros.
 type Data struct {
 	f                *os.File
+	content          io.ReaderAt // what is read of it
 	size             int64
 	from, start, end int64 // from from to start is a hole, from there to end is data
 }
 
 // NewData is of the first size bytes of f.
-func NewData(f *os.File, size int64) *Data { return &Data{f: f, size: size} }
+func NewData(f *os.File, size int64) *Data { return &Data{f: f, content: f, size: size} }
+
+// NewTwinData is NewData of a clone that is read through its twin.
+func NewTwinData(t *Twin, size int64) *Data { return &Data{f: t.Clone, content: t, size: size} }
 
 // Next is NextData.
 func (d *Data) Next(at int64) (start, end int64, err error) {
@@ -113,15 +107,30 @@ func NextData(f *os.File, at, size int64) (start, end int64, err error) {
 // faults, and so moves the file's ctime: without this a page that was already
 // dirty would change unseen.
 func Flush(f *os.File) error {
-	err := unix.SyncFileRange(int(f.Fd()), 0, 0,
-		unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
-		err = f.Sync()
-	}
-	if err != nil {
+	if err := flush(int(f.Fd())); err != nil {
 		return &os.PathError{Op: "flush", Path: f.Name(), Err: err}
 	}
 	return nil
+}
+
+func flush(fd int) error {
+	err := unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
+		err = unix.Fsync(fd)
+	}
+	return err
+}
+
+// Nameless makes a file on dir's file system that has no name: it goes when it is closed.
+func Nameless(dir string) (*os.File, error) {
+	f, err := os.OpenFile(dir, os.O_RDWR|unix.O_TMPFILE, 0o600)
+	if err == nil || !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.ENOENT) {
+		return f, err
+	}
+	if f, err = os.CreateTemp(dir, ""); err == nil { // a file system without, such as NFS
+		err = os.Remove(f.Name())
+	}
+	return f, err
 }
 
 // Clone makes dst share src's content by reflink; false where the file system cannot.

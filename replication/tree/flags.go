@@ -22,13 +22,17 @@ func flagsOf(fd int, t replication.Type) (f replication.Flags, err error) {
 		}
 		return 0, os.NewSyscallError("statx", err)
 	}
+	return flagsIn(&st), nil
+}
+
+func flagsIn(st *unix.Statx_t) (f replication.Flags) {
 	if st.Attributes&unix.STATX_ATTR_IMMUTABLE != 0 {
 		f |= replication.FlagImmutable
 	}
 	if st.Attributes&unix.STATX_ATTR_APPEND != 0 {
 		f |= replication.FlagAppendOnly
 	}
-	return f, nil
+	return f
 }
 
 // HasFlags says whether files on the root's file system can have flags.

@@ -44,9 +44,20 @@ func (r *Root) Meta(path string, s Stat) (replication.Entry, error) {
 	return e, err
 }
 
-// xattrs reads all extended attributes; nil where there are none.
+// xattrs reads all extended attributes of what is at path; nil where there are none.
 func xattrs(path string) (map[string][]byte, error) {
-	list, err := sized(func(b []byte) (int, error) { return unix.Listxattr(path, b) })
+	return allXattrs(func(b []byte) (int, error) { return unix.Listxattr(path, b) },
+		func(name string, b []byte) (int, error) { return unix.Getxattr(path, name, b) })
+}
+
+// fdXattrs is xattrs of an open file.
+func fdXattrs(fd int) (map[string][]byte, error) {
+	return allXattrs(func(b []byte) (int, error) { return unix.Flistxattr(fd, b) },
+		func(name string, b []byte) (int, error) { return unix.Fgetxattr(fd, name, b) })
+}
+
+func allXattrs(names func([]byte) (int, error), value func(string, []byte) (int, error)) (map[string][]byte, error) {
+	list, err := sized(names)
 	if errors.Is(err, unix.EOPNOTSUPP) || len(list) == 0 {
 		return nil, nil
 	}
@@ -55,7 +66,7 @@ func xattrs(path string) (map[string][]byte, error) {
 	}
 	m := map[string][]byte{}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
-		v, err := sized(func(b []byte) (int, error) { return unix.Getxattr(path, name, b) })
+		v, err := sized(func(b []byte) (int, error) { return value(name, b) })
 		if errors.Is(err, unix.ENODATA) {
 			continue
 		}

@@ -34,7 +34,11 @@ func (s *Shipper) put(ctx context.Context, p Peer, id replication.ID, packs []st
 			}
 			var of atomic.Int64
 			tell := func(n int64) { s.o.Progress(id, sent.Add(n-of.Swap(n)), total) }
-			err := p.PutPack(ctx, s.o.Source.Service(), File{Path: f.Path, Hash: f.Hash, Size: f.Size}, tell)
+			file := File{Path: f.Path, Hash: f.Hash, Size: f.Size}
+			if f.Live() {
+				file.Open = func() (Content, error) { return f.Open() }
+			}
+			err := p.PutPack(ctx, s.o.Source.Service(), file, tell)
 			if err != nil {
 				failed.Store(true)
 				if errors.Is(err, replication.ErrBadHash) || errors.Is(err, replication.ErrTruncated) || errors.Is(err, replication.ErrFormat) {
