@@ -206,14 +206,16 @@ func (a *Applier) runLocked(ctx context.Context, from, to replication.ID, roots 
 			return err
 		}
 	}
-	var delta *replication.Delta
+	way := &way{origin: origin, target: target, roots: roots}
 	if origin != nil {
-		delta = target.DeltaFrom(origin)
+		way.delta = target.DeltaFrom(origin)
 	}
-	if j, err := a.Pending(); err != nil || j == nil && origin != nil {
-		if err = errors.Join(err, room(origin, target, delta, roots)); err != nil {
-			return fmt.Errorf("apply %s: %w", to, err)
-		}
+	left, err := a.Pending()
+	if way.again = left != nil; err == nil && !way.again && origin != nil {
+		err = room(origin, target, way.delta, roots)
+	}
+	if err != nil {
+		return fmt.Errorf("apply %s: %w", to, err)
 	}
 	b, err := json.Marshal(Journal{From: from, To: to})
 	if err != nil {
@@ -222,7 +224,7 @@ func (a *Applier) runLocked(ctx context.Context, from, to replication.ID, roots 
 	if err := durable.WriteFile(a.journalPath(), b, 0o600, a.o.Hook); err != nil {
 		return err
 	}
-	if err := a.changeLocked(ctx, origin, target, delta, roots, res); err != nil {
+	if err := a.changeLocked(ctx, way, res); err != nil {
 		a.index = nil // of neither generation now
 		return fmt.Errorf("apply %s: %w", to, err)
 	}
@@ -242,33 +244,42 @@ func (a *Applier) loadLocked(id replication.ID) (*replication.Manifest, error) {
 	return a.g.Load(id)
 }
 
-func (a *Applier) changeLocked(ctx context.Context, origin, target *replication.Manifest, delta *replication.Delta, roots map[string]string, res *Result) error {
+// way is what an apply goes.
+type way struct {
+	origin *replication.Manifest // nil: what the trees are is not known
+	target *replication.Manifest
+	delta  *replication.Delta // from origin
+	roots  map[string]string
+	again  bool // an apply was interrupted: something of it may lie about
+}
+
+func (a *Applier) changeLocked(ctx context.Context, way *way, res *Result) error {
 	if a.index == nil {
-		a.index = loadLive(a.IndexPath(), origin)
+		a.index = loadLive(a.IndexPath(), way.origin)
 	}
-	for i := range target.Volumes {
-		v := &target.Volumes[i]
-		if err := a.applyVolume(ctx, v, origin.Volume(v.Name), delta, roots[v.Name], res); err != nil {
+	for i := range way.target.Volumes {
+		v := &way.target.Volumes[i]
+		if err := a.applyVolume(ctx, way, v, res); err != nil {
 			return fmt.Errorf("volume %s: %w", v.Name, err)
 		}
 	}
 	return nil
 }
 
-// applyVolume: from is the volume as the tree has it, nil where that is not known.
-func (a *Applier) applyVolume(ctx context.Context, v, from *replication.Volume, delta *replication.Delta, path string, res *Result) (err error) {
-	root, err := tree.OpenRoot(path)
+func (a *Applier) applyVolume(ctx context.Context, way *way, v *replication.Volume, res *Result) (err error) {
+	root, err := tree.OpenRoot(way.roots[v.Name])
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	w := &worker{root: root, g: a.g, hook: a.o.Hook, stats: a.index.volume(v.Name), res: res, to: v.Entries}
+	w := &worker{root: root, g: a.g, hook: a.o.Hook, stats: a.index.volume(v.Name), res: res, to: v.Entries, fresh: !way.again}
+	from := way.origin.Volume(v.Name)
 	if from != nil {
 		w.from = from.Entries
-		put, del := delta.Of(v.Name)
+		put, del := way.delta.Of(v.Name)
 		err = w.run(ctx, put, del)
-	} else {
-		w.stats = nil
+	} else { // how the tree is is not known
+		w.stats, w.fresh = nil, true
 		if w.from, err = liveEntries(ctx, a.g, root, v.Entries); err != nil {
 			return err
 		}

@@ -23,14 +23,54 @@ const inPlace = 8 << 20
 // errPatch: the file is to be patched where it is.
 var errPatch = errors.New("patch it in place")
 
-// write makes the file temp with e's content: a clone of the live file with
-// only the differences written, where that can be had, else all from the store.
-func (w *worker) write(ctx context.Context, temp string, old, e *replication.Entry) (err error) {
-	f, err := w.root.Create(temp)
+// file makes a file that is new or has other content. Where there was none before it is
+// written under its own name: a kill leaves a part of it there, but also the journal, with
+// which it is written again. What is there is never changed, but replaced when the new is whole.
+func (w *worker) file(ctx context.Context, old, e *replication.Entry) error {
+	if err := w.hook.At("make " + e.Path); err != nil {
+		return err
+	}
+	w.touch(e.Path)
+	f, name, err := w.create(old, e)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := errors.Join(w.write(ctx, f, old, e), f.Close()); err != nil {
+		err = errors.Join(err, w.near.Remove(name))
+		if errors.Is(err, errPatch) {
+			return w.patch(ctx, old, e)
+		}
+		return err
+	}
+	w.replaced[e.Path] = struct{}{}
+	if name == e.Path {
+		w.done(e.Path)
+		return nil
+	}
+	return w.rename(name, e.Path, w.near.Rename)
+}
+
+// create makes the file for e's content, empty: under its own name where nothing is to be
+// there and nothing is. After a kill it has the temporary name in any case, because
+// what the kill may have left under that is to go.
+func (w *worker) create(old, e *replication.Entry) (f *os.File, name string, err error) {
+	if old == nil && w.fresh {
+		if f, err = w.near.Create(e.Path); !errors.Is(err, unix.EEXIST) {
+			return f, e.Path, err
+		}
+	}
+	name = tempName(e.Path)
+	if f, err = w.near.Create(name); errors.Is(err, unix.EEXIST) {
+		if err = w.clear(name); err == nil {
+			f, err = w.near.Create(name)
+		}
+	}
+	return f, name, err
+}
+
+// write gives the empty file f e's content and metadata: a clone of the live file with only the
+// differences written, where that can be had, else all from the store.
+func (w *worker) write(ctx context.Context, f *os.File, old, e *replication.Entry) error {
 	need := e.Chunks
 	cloned := false
 	if live, err := w.live(old, e, os.O_RDONLY); err != nil {
@@ -48,15 +88,28 @@ func (w *worker) write(ctx context.Context, temp string, old, e *replication.Ent
 			return errPatch
 		}
 	}
-	if err := f.Truncate(e.Size); err != nil {
-		return err
+	if cloned || !inOne(e) {
+		if err := f.Truncate(e.Size); err != nil {
+			return err
+		}
 	}
 	if cloned {
 		if err := punchHoles(f, e); err != nil {
 			return err
 		}
 	}
-	return w.fill(ctx, f, need)
+	if err := w.fill(ctx, f, need); err != nil {
+		return err
+	}
+	if err := w.hook.At("meta " + e.Path); err != nil {
+		return err
+	}
+	return w.warned(tree.SetFileMeta(f, e))
+}
+
+// inOne says whether an empty file gets its size by e's content being written in one.
+func inOne(e *replication.Entry) bool {
+	return e.Size == 0 || len(e.Chunks) == 1 && e.Chunks[0].Length == e.Size
 }
 
 // patch brings the live file from old's content to e's where it lies. Whoever is

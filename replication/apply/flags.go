@@ -30,11 +30,12 @@ func (w *worker) protect(put []*replication.Entry, del []string) error {
 	for _, path := range del {
 		links(w.from.Get(path))
 	}
+	maps.DeleteFunc(paths, func(path string, _ struct{}) bool {
+		e := w.to.Get(path)
+		return e == nil || e.Flags == 0
+	})
 	for _, path := range slices.SortedFunc(maps.Keys(paths), replication.ComparePaths) {
 		e := w.to.Get(path)
-		if e == nil || e.Flags == 0 {
-			continue
-		}
 		if err := w.hook.At("flags " + path); err != nil {
 			return err
 		}

@@ -1,6 +1,9 @@
 package apply
 
 import (
+	"errors"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/understudy-ha/understudy/replication"
@@ -50,7 +53,7 @@ func (l *liveIndex) volume(name string) *tree.Nodes {
 // update takes the stat of what was changed, or of everything. A path without
 // one is read at the next capture. Nobody but apply writes to a standby's
 // trees, so what was changed in earlier applies needs no second look.
-func (l *liveIndex) update(now time.Time, root *tree.Root, v *replication.Volume, changed map[string]struct{}, all bool) error {
+func (l *liveIndex) update(now time.Time, root *tree.Root, v *replication.Volume, changed map[string]struct{}, all bool) (err error) {
 	l.at = now.UnixNano()
 	ns := l.volume(v.Name)
 	if all {
@@ -60,8 +63,10 @@ func (l *liveIndex) update(now time.Time, root *tree.Root, v *replication.Volume
 			changed[e.Path] = struct{}{}
 		}
 	}
-	for path := range changed {
-		st, err := root.Lstat(path)
+	near := root.Near()
+	defer func() { err = errors.Join(err, near.Close()) }()
+	for _, path := range slices.SortedFunc(maps.Keys(changed), replication.ComparePaths) {
+		st, err := near.Lstat(path)
 		switch {
 		case err == nil:
 			ns.Set(tree.Node{Path: path, Stat: st})

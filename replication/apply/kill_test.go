@@ -38,6 +38,7 @@ func smallChange(t testing.TB, in func(string) string) {
 	t.Helper()
 	treetest.Free(t, in("."))
 	patch(t, in("a"), 0, []byte("A"))
+	treetest.Write(t, in("d/fresh"), []byte("new in the generation"))
 	treetest.Must(t, os.Remove(in("gone")))
 	treetest.Must(t, os.RemoveAll(in("f2d")))
 	treetest.Write(t, in("f2d"), []byte("a file now"))
@@ -150,18 +151,20 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child applies and kills its own process, for real, before the given step.
+// child applies and kills its own process, for real, before the given step: the one with
+// that number, or the first whose name begins so.
 func child(dir string) {
+	at := os.Getenv("APPLY_KILL_AT")
 	n, err := strconv.Atoi(os.Getenv("APPLY_KILL_STEP"))
-	if err != nil {
+	if err != nil && at == "" {
 		panic(err)
 	}
 	s, err := store.Open(filepath.Join(dir, "away"), "svc", store.Options{})
 	if err != nil {
 		panic(err)
 	}
-	a, err := New(filepath.Join(dir, "state"), s, Options{Hook: func(string) error {
-		if n--; n < 0 {
+	a, err := New(filepath.Join(dir, "state"), s, Options{Hook: func(step string) error {
+		if n--; at == "" && n < 0 || at != "" && strings.HasPrefix(step, at) {
 			return unix.Kill(os.Getpid(), unix.SIGKILL)
 		}
 		return nil

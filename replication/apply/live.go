@@ -177,7 +177,7 @@ func materialize(ctx context.Context, g Generations, v *replication.Volume, path
 	if err != nil {
 		return err
 	}
-	w := &worker{root: root, g: g, res: res, from: live, to: v.Entries}
+	w := &worker{root: root, g: g, res: res, from: live, to: v.Entries, fresh: true}
 	put, del := replication.Diff(live, v.Entries)
 	if err := w.run(ctx, put, del); err != nil {
 		return err

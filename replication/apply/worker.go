@@ -21,11 +21,13 @@ import (
 // whatever it was: so all of it can be done again after a kill.
 type worker struct {
 	root     *tree.Root
+	near     *tree.Near // of root; while it runs
 	g        Generations
 	hook     durable.Hook
 	from, to *replication.Entries
 	stats    *tree.Nodes // of files whose content is as from says; for reuse
 	res      *Result
+	fresh    bool                // from is what the tree is: nothing is in it that an interrupted apply left
 	apart    bool                // content gets blocks of its own: those that a pack has may be the damaged ones
 	changed  map[string]struct{} // paths whose stat is not what it was
 	replaced map[string]struct{} // paths that got a new inode: hard links to them are made again
@@ -36,7 +38,9 @@ type worker struct {
 // what was replaced, then the directories' metadata, because making files in them
 // changes their mtimes, then the flags, because with them nothing else can be
 // changed. put and del are how to differs from from.
-func (w *worker) run(ctx context.Context, put []*replication.Entry, del []string) error {
+func (w *worker) run(ctx context.Context, put []*replication.Entry, del []string) (err error) {
+	w.near = w.root.Near()
+	defer func() { err = errors.Join(err, w.near.Close()) }()
 	w.changed, w.replaced, w.touched = map[string]struct{}{}, map[string]struct{}{}, map[string]struct{}{}
 	if err := w.remove(ctx, put, del); err != nil {
 		return err
@@ -140,12 +144,11 @@ func (w *worker) entry(ctx context.Context, old, e *replication.Entry) error {
 	case e.Link != "":
 		return w.link(e)
 	case old == nil || !old.SameContent(e):
-		err := w.place(e, func(temp string) error { return w.make(ctx, temp, old, e) })
-		if errors.Is(err, errPatch) {
-			return w.patch(ctx, old, e)
+		if e.Type == replication.TypeFile {
+			return w.file(ctx, old, e)
 		}
 		w.replaced[e.Path] = struct{}{}
-		return err
+		return w.place(e, func(temp string) error { return w.make(temp, e) })
 	case !old.SameMeta(e):
 		return w.meta(e)
 	}
@@ -173,7 +176,7 @@ func (w *worker) mkdir(e *replication.Entry) error {
 	if err != nil || st.Type() == replication.TypeDir {
 		return err
 	}
-	if err := w.root.RemoveAll(e.Path); err != nil {
+	if err := w.clear(e.Path); err != nil {
 		return err
 	}
 	return w.root.Mkdir(e.Path)
@@ -192,50 +195,59 @@ func tempName(path string) string {
 	return tree.Join(tree.Dir(path), ".understudy-"+hex.EncodeToString(sum[:12]))
 }
 
+// clear removes what is in the way at path.
+func (w *worker) clear(path string) error {
+	return errors.Join(w.near.Close(), w.root.RemoveAll(path))
+}
+
 // place makes e under a temporary name in its directory and renames it over what is there.
 func (w *worker) place(e *replication.Entry, make func(temp string) error) error {
 	if err := w.hook.At("make " + e.Path); err != nil {
 		return err
 	}
-	temp := tempName(e.Path)
-	if err := w.root.RemoveAll(temp); err != nil {
-		return err
-	}
 	w.touch(e.Path)
-	if err := make(temp); err != nil {
+	temp := tempName(e.Path)
+	err := make(temp)
+	if errors.Is(err, unix.EEXIST) { // a kill left it
+		if err = w.clear(temp); err == nil {
+			err = make(temp)
+		}
+	}
+	if err != nil {
 		return errors.Join(err, w.root.RemoveAll(temp))
 	}
-	if err := w.hook.At("rename " + e.Path); err != nil {
+	return w.rename(temp, e.Path, w.root.Rename)
+}
+
+func (w *worker) rename(temp, path string, rename func(from, to string) error) error {
+	if err := w.hook.At("rename " + path); err != nil {
 		return err
 	}
-	err := w.root.Rename(temp, e.Path)
+	err := rename(temp, path)
 	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENOTEMPTY) { // not as from says
-		if err = w.root.RemoveAll(e.Path); err == nil {
-			err = w.root.Rename(temp, e.Path)
+		if err = w.clear(path); err == nil {
+			err = rename(temp, path)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	w.done(e.Path)
+	w.done(path)
 	return nil
 }
 
-func (w *worker) make(ctx context.Context, temp string, old, e *replication.Entry) error {
-	var err error
-	if e.Type == replication.TypeFile {
-		err = w.write(ctx, temp, old, e)
-	} else {
-		err = w.root.Make(temp, e)
-	}
-	if err != nil {
+func (w *worker) make(temp string, e *replication.Entry) error {
+	if err := w.root.Make(temp, e); err != nil {
 		return err
 	}
 	return w.setMeta(temp, e)
 }
 
 func (w *worker) setMeta(path string, e *replication.Entry) error {
-	warnings, err := w.root.SetMeta(path, e)
+	return w.warned(w.root.SetMeta(path, e))
+}
+
+func (w *worker) warned(warnings []string, err error) error {
 	w.res.Warnings = append(w.res.Warnings, warnings...)
 	return err
 }

@@ -44,30 +44,52 @@ func (s *Store) Missing(hs []replication.Hash) ([]replication.Hash, error) {
 // Get reads a chunk and verifies it. ErrNotFound, ErrBadHash.
 func (s *Store) Get(h replication.Hash) ([]byte, error) {
 	for try := 0; ; try++ {
-		w, ok, err := s.index.find(h)
+		w, ok, err := s.index.known(h)
 		if err != nil {
 			return nil, err
 		}
 		if !ok {
 			return nil, fmt.Errorf("chunk %s: %w", h, replication.ErrNotFound)
 		}
-		stored, err := readStored(w)
+		data, err := s.getFrom(w, s.reading.read)
+		if damaged := new(DamagedPack); errors.As(err, &damaged) {
+			// The other process may have put a good one in its place since it was opened.
+			s.reading.forget()
+			data, err = s.getFrom(w, readStored)
+		}
 		if errors.Is(err, fs.ErrNotExist) && try == 0 {
 			s.index.forget() // swept by the other process; another pack may have it
 			continue
 		}
-		if errors.Is(err, unix.EIO) || errors.Is(err, io.EOF) {
-			return nil, &DamagedPack{w.pack.hash, err}
-		}
-		if err != nil {
-			return nil, err
-		}
-		data, err := s.codec.unpack(stored, w.chunk())
-		if err != nil {
-			return nil, &DamagedPack{w.pack.hash, err}
-		}
-		return data, nil
+		return data, err
 	}
+}
+
+func (s *Store) getFrom(w where, read func(where) ([]byte, error)) ([]byte, error) {
+	stored, err := read(w)
+	if errors.Is(err, unix.EIO) || errors.Is(err, io.EOF) {
+		return nil, &DamagedPack{w.pack.hash, err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	data, err := s.codec.unpack(stored, w.chunk())
+	if err != nil {
+		return nil, &DamagedPack{w.pack.hash, err}
+	}
+	return data, nil
+}
+
+// known is find without a look at the directory where the chunk was seen before: packs
+// do not change, and one that was swept is not found when it is opened.
+func (x *chunkIndex) known(h replication.Hash) (where, bool, error) {
+	x.mu.Lock()
+	w, ok := x.chunks[h]
+	x.mu.Unlock()
+	if ok {
+		return w, ok, nil
+	}
+	return x.find(h)
 }
 
 func readStored(w where) ([]byte, error) {

@@ -168,6 +168,7 @@ func (p *plan) inHaste(of *pack) bool {
 }
 
 func (s *Store) prunePacksLocked(pl *plan, idle []*pack, out *Pruned) error {
+	defer s.reading.forget() // or what goes keeps its room
 	for _, p := range idle {
 		fi, err := os.Stat(p.path)
 		if errors.Is(err, fs.ErrNotExist) {

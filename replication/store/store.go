@@ -77,6 +77,7 @@ type Store struct {
 	codec   *codec
 	index   *chunkIndex
 	origins origins
+	reading openPacks
 	loaded  loaded
 	checked atomic.Uint64 // what index.lost said when all of a generation was there
 	lacking lacksCache
@@ -128,6 +129,7 @@ func makeDir(dir string) error {
 
 // Close releases what the store holds in memory. It must not be used after.
 func (s *Store) Close() error {
+	s.reading.close()
 	s.codec.dec.Close()
 	return s.codec.enc.Close()
 }

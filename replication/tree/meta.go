@@ -38,26 +38,39 @@ func (r *Root) Meta(path string, s Stat) (replication.Entry, error) {
 		if e.Flags, err = flagsOf(fd, e.Type); err != nil {
 			return err
 		}
-		e.Xattrs, err = xattrs(proc)
+		e.Xattrs, err = xattrs(atPath(proc))
 		return err
 	})
 	return e, err
 }
 
-// xattrs reads all extended attributes of what is at path; nil where there are none.
-func xattrs(path string) (map[string][]byte, error) {
-	return allXattrs(func(b []byte) (int, error) { return unix.Listxattr(path, b) },
-		func(name string, b []byte) (int, error) { return unix.Getxattr(path, name, b) })
+// attributed is an inode with extended attributes.
+type attributed interface {
+	list(buf []byte) (int, error)
+	get(name string, buf []byte) (int, error)
+	set(name string, value []byte) error
+	remove(name string) error
 }
 
-// fdXattrs is xattrs of an open file.
-func fdXattrs(fd int) (map[string][]byte, error) {
-	return allXattrs(func(b []byte) (int, error) { return unix.Flistxattr(fd, b) },
-		func(name string, b []byte) (int, error) { return unix.Fgetxattr(fd, name, b) })
-}
+// atPath is the inode that a path leads to, also one that is open with O_PATH: see procPath.
+type atPath string
 
-func allXattrs(names func([]byte) (int, error), value func(string, []byte) (int, error)) (map[string][]byte, error) {
-	list, err := sized(names)
+func (p atPath) list(b []byte) (int, error)             { return unix.Listxattr(string(p), b) }
+func (p atPath) get(name string, b []byte) (int, error) { return unix.Getxattr(string(p), name, b) }
+func (p atPath) set(name string, v []byte) error        { return unix.Setxattr(string(p), name, v, 0) }
+func (p atPath) remove(name string) error               { return unix.Removexattr(string(p), name) }
+
+// openFile is the inode of a descriptor that is no O_PATH one.
+type openFile int
+
+func (fd openFile) list(b []byte) (int, error)             { return unix.Flistxattr(int(fd), b) }
+func (fd openFile) get(name string, b []byte) (int, error) { return unix.Fgetxattr(int(fd), name, b) }
+func (fd openFile) set(name string, v []byte) error        { return unix.Fsetxattr(int(fd), name, v, 0) }
+func (fd openFile) remove(name string) error               { return unix.Fremovexattr(int(fd), name) }
+
+// xattrs reads all extended attributes; nil where there are none.
+func xattrs(of attributed) (map[string][]byte, error) {
+	list, err := sized(of.list)
 	if errors.Is(err, unix.EOPNOTSUPP) || len(list) == 0 {
 		return nil, nil
 	}
@@ -66,7 +79,7 @@ func allXattrs(names func([]byte) (int, error), value func(string, []byte) (int,
 	}
 	m := map[string][]byte{}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
-		v, err := sized(func(b []byte) (int, error) { return value(name, b) })
+		v, err := sized(func(b []byte) (int, error) { return of.get(name, b) })
 		if errors.Is(err, unix.ENODATA) {
 			continue
 		}
@@ -120,7 +133,7 @@ func (r *Root) setMeta(path string, e *replication.Entry) (warnings []string, er
 				return fmt.Errorf("mode: %w", err)
 			}
 		}
-		warnings, err = setXattrs(proc, e)
+		warnings, err = setXattrs(atPath(proc), e)
 		return err
 	})
 	if err != nil {
@@ -142,8 +155,8 @@ func (r *Root) setMtime(path string, ns int64) error {
 	})
 }
 
-func setXattrs(proc string, e *replication.Entry) (warnings []string, err error) {
-	have, err := xattrs(proc)
+func setXattrs(of attributed, e *replication.Entry) (warnings []string, err error) {
+	have, err := xattrs(of)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +166,7 @@ func setXattrs(proc string, e *replication.Entry) (warnings []string, err error)
 		}
 		// A kernel with SELinux has a label for everything and keeps it; without, it is an
 		// attribute as any other.
-		if err := unix.Removexattr(proc, name); err != nil && !errors.Is(err, unix.ENODATA) && name != selinux {
+		if err := of.remove(name); err != nil && !errors.Is(err, unix.ENODATA) && name != selinux {
 			return warnings, fmt.Errorf("remove attribute %q: %w", name, err)
 		}
 	}
@@ -162,7 +175,7 @@ func setXattrs(proc string, e *replication.Entry) (warnings []string, err error)
 		if old, ok := have[name]; ok && bytes.Equal(old, v) {
 			continue
 		}
-		err := unix.Setxattr(proc, name, v, 0)
+		err := of.set(name, v)
 		switch {
 		case err == nil:
 		case errors.Is(err, unix.EOPNOTSUPP), KernelLabel(name):

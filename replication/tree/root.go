@@ -179,9 +179,12 @@ func (r *Root) handle(rel string, f func(fd int, proc string) error) error {
 	if err != nil {
 		return r.fail("open", rel, err)
 	}
-	err = f(fd, fmt.Sprintf("/proc/self/fd/%d", fd))
+	err = f(fd, procPath(fd))
 	return errors.Join(r.fail("metadata", rel, err), unix.Close(fd))
 }
+
+// procPath leads to the very inode that fd is open on.
+func procPath(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
 
 // Lstat is the Stat of rel itself.
 func (r *Root) Lstat(rel string) (s Stat, err error) {

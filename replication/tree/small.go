@@ -43,7 +43,7 @@ func readWhole(fd int, s Stat, e *replication.Entry, buf []byte) (data []byte, e
 		return nil, ErrChanged
 	}
 	e.Flags = flagsIn(&x)
-	if e.Xattrs, err = fdXattrs(fd); err != nil {
+	if e.Xattrs, err = xattrs(openFile(fd)); err != nil {
 		return nil, err
 	}
 	if err := flush(fd); err != nil {
