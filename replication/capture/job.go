@@ -51,6 +51,7 @@ type volume struct {
 	aside    []*staged           // set aside in the freeze
 	shadows  *shadows            // of its large files
 	prepared map[string]source   // large files that were read while they were busy
+	clones   *bool               // whether the file system can; nil: not tried
 }
 
 // reading is an entry with its content, and the stat it was read at.

@@ -78,7 +78,7 @@ func (j *job) readWhole(ctx context.Context, v *volume, n tree.Node, buf []byte)
 		return j.readEarly(ctx, v, n)
 	}
 	if err == nil && len(data) > 0 {
-		c := replication.Chunk{Length: int64(len(data)), Hash: blake3.Sum256(data)}
+		c := wholeChunk(data)
 		e.Chunks = []replication.Chunk{c}
 		j.bytes.Add(c.Length)
 		if err := j.put(c.Hash, data, nil, 0); err != nil {
@@ -86,6 +86,11 @@ func (j *job) readWhole(ctx context.Context, v *volume, n tree.Node, buf []byte)
 		}
 	}
 	return j.noteEarly(v, n, &e, moved(v, n, err))
+}
+
+// wholeChunk is a file of one chunk.
+func wholeChunk(data []byte) replication.Chunk {
+	return replication.Chunk{Length: int64(len(data)), Hash: blake3.Sum256(data)}
 }
 
 // readEarly reads one of any kind that is at rest.
