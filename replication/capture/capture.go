@@ -176,7 +176,6 @@ func (c *Capturer) once(ctx context.Context, r Request) (res *Result, err error)
 	if err := before(ctx); err != nil {
 		return nil, err
 	}
-	_, _ = j.flushBusy(ctx) // rather now than in the freeze, which finds what is wrong too
 	if err := j.take(ctx); err != nil {
 		if errors.Is(err, ErrFreezeTooLong) {
 			c.sparing = c.now().Add(spareFor)

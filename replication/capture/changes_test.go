@@ -346,3 +346,20 @@ func TestChangedWhileItIsRead(t *testing.T) {
 		}
 	}
 }
+
+// Files that were written just now are few enough to be set aside in the freeze, or are let come to
+// rest before it.
+func TestManyBusyFilesAreReadBeforeTheFreeze(t *testing.T) {
+	for _, fs := range treetest.FileSystems {
+		t.Run(fs, func(t *testing.T) {
+			b := newBench(t, treetest.Mount(t, fs))
+			for n := range 2 * manyBusy {
+				treetest.Write(t, b.in(fmt.Sprint(n)), bytes.Repeat([]byte{byte(n)}, smallFile+1+n))
+			}
+			if res := b.must(t); res.Cloned+res.Copied != 0 {
+				t.Errorf("%d cloned and %d copied in the freeze", res.Cloned, res.Copied)
+			}
+			b.wantAll(t)
+		})
+	}
+}

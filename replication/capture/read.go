@@ -65,7 +65,26 @@ func (v *volume) looksAs(base *replication.Volume) bool {
 // while, so that the freeze has only the busy ones to set aside. A file that
 // has the same stat in the freeze has the same content: its ctime is older
 // than this look by more than any clock tick, so a change since would show.
-func (j *job) readQuiet(ctx context.Context) error { return j.readAtRest(ctx, quiet) }
+//
+// The busy ones are written back, rather now than in the freeze; where they are many, most
+// have come to rest a moment later.
+func (j *job) readQuiet(ctx context.Context) error {
+	if err := j.readAtRest(ctx, quiet); err != nil {
+		return err
+	}
+	busy, err := j.flushBusy(ctx)
+	if err != nil || busy < manyBusy {
+		return err
+	}
+	if err := j.lookLater(ctx); err != nil {
+		return err
+	}
+	return j.readAtRest(ctx, spareRest)
+}
+
+// manyBusy is how many files take longer to be set aside in a freeze than its beginning and
+// its end do.
+const manyBusy = 32
 
 // readAtRest is readQuiet of what has been at rest for some other while, more than a tick of
 // any clock.

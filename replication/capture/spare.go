@@ -29,15 +29,20 @@ func (j *job) spare(ctx context.Context) error {
 		if err != nil || busy == 0 || round == spareRounds {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(spareRest):
-		}
-		if err := j.look(ctx); err != nil {
+		if err := j.lookLater(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// lookLater looks again when what is not written to any more has been at rest for spareRest.
+func (j *job) lookLater(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(spareRest):
+	}
+	return j.look(ctx)
 }
 
 // flushBusy writes back the files that are still dirty, and counts them.
