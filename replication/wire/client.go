@@ -169,14 +169,26 @@ func (c *Client) read(path string, most int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err != nil {
+	b := bounded{most: most}
+	if _, err := f.WriteTo(&b); errors.Is(err, ErrTooLarge) { // many reads at a time: each is a round trip
+		return nil, fmt.Errorf("%s: %w", path, err)
+	} else if err != nil {
 		return nil, err
 	}
-	if int64(len(b)) > most {
-		return nil, fmt.Errorf("%w: %s has more than %d bytes", ErrTooLarge, path, most)
+	return b.Bytes(), nil
+}
+
+// bounded takes so many bytes and no more.
+type bounded struct {
+	bytes.Buffer
+	most int64
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if int64(b.Len()+len(p)) > b.most {
+		return 0, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, b.most)
 	}
-	return b, nil
+	return b.Buffer.Write(p)
 }
 
 // write makes a small file.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -75,8 +76,13 @@ func (s *Shipper) Ahead(ctx context.Context, p Peer, packs []store.PackFile) (r 
 		return r, fmt.Errorf("%w: the peer knows term %d, this node %d", replication.ErrStaleTerm, r.Peer.Term, ours.Term)
 	}
 	var offer []replication.Hash
+	asked := func(f store.PackFile) []replication.Hash { return f.Chunks }
+	if r.Peer.Head.IsZero() {
+		// It has none of it, but for packs that arrived before a cut: it is not asked for each chunk.
+		asked = func(f store.PackFile) []replication.Hash { return f.Chunks[:1] }
+	}
 	for _, f := range packs {
-		offer = append(offer, f.Chunks...)
+		offer = append(offer, asked(f)...)
 	}
 	missing, err := p.Missing(ctx, ours.Service, offer)
 	if err != nil {
@@ -88,13 +94,10 @@ func (s *Shipper) Ahead(ctx context.Context, p Peer, packs []store.PackFile) (r 
 	}
 	var whole []store.PackFile
 	for _, f := range packs {
-		n := 0
-		for _, h := range f.Chunks {
-			if _, ok := lacks[h]; ok {
-				n++
-			}
-		}
-		if n > 0 && n == len(f.Chunks) {
+		if len(f.Chunks) > 0 && !slices.ContainsFunc(asked(f), func(h replication.Hash) bool {
+			_, lacked := lacks[h]
+			return !lacked
+		}) {
 			whole = append(whole, f)
 		}
 	}
