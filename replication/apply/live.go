@@ -143,7 +143,7 @@ func likeHere(e *replication.Entry, flags bool) *replication.Entry {
 		c.Flags = 0
 	}
 	c.Xattrs = maps.Clone(e.Xattrs)
-	maps.DeleteFunc(c.Xattrs, func(name string, _ []byte) bool { return tree.KernelLabel(name) })
+	maps.DeleteFunc(c.Xattrs, func(name string, _ []byte) bool { return tree.KernelLabel(name) || tree.ACLAlias(name) })
 	return &c
 }
 

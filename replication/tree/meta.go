@@ -68,7 +68,7 @@ func (fd openFile) get(name string, b []byte) (int, error) { return unix.Fgetxat
 func (fd openFile) set(name string, v []byte) error        { return unix.Fsetxattr(int(fd), name, v, 0) }
 func (fd openFile) remove(name string) error               { return unix.Fremovexattr(int(fd), name) }
 
-// xattrs reads all extended attributes; nil where there are none.
+// xattrs reads all extended attributes but ACLAlias's; nil where there are none.
 func xattrs(of attributed) (map[string][]byte, error) {
 	list, err := sized(of.list)
 	if errors.Is(err, unix.EOPNOTSUPP) || len(list) == 0 {
@@ -79,6 +79,9 @@ func xattrs(of attributed) (map[string][]byte, error) {
 	}
 	m := map[string][]byte{}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
+		if ACLAlias(name) {
+			continue
+		}
 		v, err := sized(func(b []byte) (int, error) { return of.get(name, b) })
 		if errors.Is(err, unix.ENODATA) {
 			continue
@@ -171,6 +174,9 @@ func setXattrs(of attributed, e *replication.Entry) (warnings []string, err erro
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.Xattrs)) {
+		if ACLAlias(name) { // of a generation that was captured when these were taken for attributes
+			continue
+		}
 		v := e.Xattrs[name]
 		if old, ok := have[name]; ok && bytes.Equal(old, v) {
 			continue
@@ -197,4 +203,10 @@ func KernelLabel(name string) bool {
 		return true
 	}
 	return false
+}
+
+// ACLAlias names what XFS lists beside an access control list, which it is once more, in a form of
+// its own (fs/xfs/xfs_xattr.c): to take it away takes the list away.
+func ACLAlias(name string) bool {
+	return name == "trusted.SGI_ACL_FILE" || name == "trusted.SGI_ACL_DEFAULT"
 }
