@@ -35,6 +35,7 @@ type shape struct {
 	size  int64 // files or bytes
 	pairs int
 	part  bool // of the work's size: a point of its growth, nothing else is looked at
+	once  bool // on the first file system only: it hangs little on that, and there is no time for both
 }
 
 // partPairs is how often a point of the growth is measured at most.
@@ -137,7 +138,8 @@ func (b *bench) run(ctx context.Context) error {
 func (b *bench) runOn(ctx context.Context, fs string) (err error) {
 	var mine []work
 	for _, w := range b.works {
-		if slices.Contains(w.on, fs) && w.shape(b.scale).pairs > 0 {
+		sh := w.shape(b.scale)
+		if slices.Contains(w.on, fs) && sh.pairs > 0 && (!sh.once || fs == b.fs[0]) {
 			mine = append(mine, w)
 		}
 	}

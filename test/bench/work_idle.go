@@ -10,7 +10,7 @@ import (
 func init() {
 	register(work{
 		id: "idle-1m", what: "nothing changed in so many files: processor time of one cycle on the active node",
-		on: both, full: shape{size: 1_000_000, pairs: 10}, small: shape{size: 20_000, pairs: 5}, grows: "files", run: idle,
+		on: both, full: shape{size: 1_000_000, pairs: 10}, small: shape{size: 10_000, pairs: 5}, grows: "files", run: idle,
 	})
 }
 

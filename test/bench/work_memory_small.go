@@ -11,7 +11,7 @@ import (
 func init() {
 	register(work{
 		id: "memory-small", what: "memory of the agent of a small service that writes a little, in the steady state",
-		on: both, full: shape{size: 100, pairs: 60}, small: shape{size: 100, pairs: 15}, run: memorySmall,
+		on: both, full: shape{size: 100, pairs: 60}, small: shape{size: 100, pairs: 15, once: true}, run: memorySmall,
 	})
 }
 

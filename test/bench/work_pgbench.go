@@ -26,7 +26,7 @@ const (
 
 // seconds of one pgbench run, and how many generations are recovered at most.
 var (
-	pgSeconds = map[string]int{scaleFull: 30, scaleSmall: 8}
+	pgSeconds = map[string]int{scaleFull: 30, scaleSmall: 6}
 	pgChecked = map[string]int{scaleFull: 20, scaleSmall: 2}
 )
 
