@@ -51,6 +51,7 @@ type Options struct {
 	Logger *slog.Logger     // nil: discards
 	Hook   durable.Hook     // tests
 	Now    func() time.Time // nil: time.Now; the clock that files' ctimes come from
+	Settle time.Duration    // how long a file that changed is looked at again; 0: tree.Settle
 }
 
 // Capturer captures; one capture of a volume at a time.
@@ -58,6 +59,7 @@ type Capturer struct {
 	log     *slog.Logger
 	hook    durable.Hook
 	now     func() time.Time
+	settle  time.Duration
 	pending pending
 	mapped  map[string]map[uint64]string // by volume, see volume.mapped
 	shadows map[string]*shadows          // by volume
@@ -72,7 +74,10 @@ func New(o Options) *Capturer {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Capturer{log: o.Logger, hook: o.Hook, now: o.Now, mapped: map[string]map[uint64]string{}, shadows: map[string]*shadows{}}
+	if o.Settle == 0 {
+		o.Settle = tree.Settle
+	}
+	return &Capturer{log: o.Logger, hook: o.Hook, now: o.Now, settle: o.Settle, mapped: map[string]map[uint64]string{}, shadows: map[string]*shadows{}}
 }
 
 // Close gives back what is kept of large files. The Capturer can go on being used.

@@ -123,7 +123,7 @@ func (b *bench) capture() (*Result, error) {
 	}
 	c := b.with
 	if c == nil {
-		c = New(Options{})
+		c = New(Options{Settle: racy})
 	}
 	res, err := c.Capture(context.Background(), r)
 	if err == nil {

@@ -51,7 +51,6 @@ type volume struct {
 	aside    []*staged           // set aside in the freeze
 	shadows  *shadows            // of its large files
 	prepared map[string]source   // large files that were read while they were busy
-	clones   *bool               // whether the file system can; nil: not tried
 }
 
 // reading is an entry with its content, and the stat it was read at.
@@ -277,11 +276,17 @@ func (j *job) index(id replication.ID) *tree.Index {
 	x := &tree.Index{ID: id, At: j.at, Volumes: map[string]*tree.Nodes{}, Unsure: map[string][]string{}}
 	for _, v := range j.vols {
 		x.Volumes[v.Name] = v.now
-		// What was not found dirty was older than the look that the index came from.
-		for path := range v.dirty {
-			if st, ok := v.now.Get(path); ok && st.Unsure(j.at) {
+		// What was neither dirty nor read early was older than the look that the index came from.
+		unsure := func(path string) {
+			if st, ok := v.now.Get(path); ok && st.Unsettled(j.at, j.c.settle) {
 				x.Unsure[v.Name] = append(x.Unsure[v.Name], path)
 			}
+		}
+		for path := range v.dirty {
+			unsure(path)
+		}
+		for path := range v.early {
+			unsure(path)
 		}
 	}
 	if j.r.Hints != nil {

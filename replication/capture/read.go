@@ -64,7 +64,8 @@ func (v *volume) looksAs(base *replication.Volume) bool {
 // readQuiet reads, before the freeze, dirty files that have been at rest for a
 // while, so that the freeze has only the busy ones to set aside. A file that
 // has the same stat in the freeze has the same content: its ctime is older
-// than this look by more than any clock tick, so a change since would show.
+// than this look by more than any clock tick, so a change since would show. A write
+// that had begun by then and goes on does not: see tree.Settle.
 //
 // The busy ones are written back, rather now than in the freeze; where they are many, most
 // have come to rest a moment later.
@@ -76,10 +77,10 @@ func (j *job) readQuiet(ctx context.Context) error {
 	if err != nil || busy < manyBusy {
 		return err
 	}
-	if err := j.lookLater(ctx); err != nil {
+	if err := j.lookLater(ctx, quiet); err != nil {
 		return err
 	}
-	return j.readAtRest(ctx, spareRest)
+	return j.readAtRest(ctx, quiet)
 }
 
 // manyBusy is how many files take longer to be set aside in a freeze than its beginning and
@@ -114,7 +115,7 @@ func (j *job) eachAtRest(ctx context.Context, before int64, whole *readers) erro
 			}
 			if n.Stat.Type() == replication.TypeFile && n.Stat.Size <= wholeFile {
 				if !whole.read(v, n) {
-					return nil // its error is the reason
+					return nil // wait says why, or ctx does
 				}
 				continue
 			}
@@ -141,14 +142,18 @@ func (j *job) prepare(ctx context.Context, v *volume, n tree.Node) error {
 		return moved(v, n, err)
 	}
 	defer f.Close()
-	if can, err := v.canClone(); err != nil || can {
+	if can, err := v.canClone(f); err != nil || can {
 		return err
 	}
 	if err := tree.Flush(f); err != nil {
 		return err
 	}
 	e := &replication.Entry{Path: n.Path, Size: n.Stat.Size}
-	s, err := j.readLarge(ctx, v, content{f: f}, e, v.known(n.Path), j.put)
+	from, again := v.prepared[n.Path]
+	if !again {
+		from = v.known(n.Path)
+	}
+	s, err := j.readLarge(ctx, v, content{f: f}, e, from, j.put)
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return nil // it becomes shorter
 	}
@@ -232,26 +237,16 @@ func (v *volume) clone(src *os.File) (f *os.File, cloned bool, err error) {
 	return f, cloned, nil
 }
 
-// canClone says whether the file system can: tried with a small file, as of a large one that is
-// in many extents a clone is dear.
-func (v *volume) canClone() (bool, error) {
-	if v.clones == nil {
-		f, err := tree.Nameless(v.StageDir)
-		if err != nil {
-			return false, err
-		}
-		defer f.Close()
-		if _, err := f.Write(make([]byte, block)); err != nil {
-			return false, err
-		}
-		c, cloned, err := v.clone(f)
-		if err != nil {
-			return false, err
-		}
-		v.clones = &cloned
-		return cloned, c.Close()
+// canClone says whether f can be cloned, by its first block: of a large file that is in many
+// extents a whole clone is dear. It hangs on the file, too: on btrfs some have no copy-on-write,
+// and a volume may be another file system than its stage.
+func (v *volume) canClone(f *os.File) (bool, error) {
+	to, err := tree.Nameless(v.StageDir)
+	if err != nil {
+		return false, err
 	}
-	return *v.clones, nil
+	can, err := tree.CloneRange(to, 0, f, 0, block)
+	return can, errors.Join(err, to.Close())
 }
 
 // twin is a clone with src, which it was made of when that was found to be st; nil: that is gone.

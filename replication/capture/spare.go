@@ -29,18 +29,18 @@ func (j *job) spare(ctx context.Context) error {
 		if err != nil || busy == 0 || round == spareRounds {
 			return err
 		}
-		if err := j.lookLater(ctx); err != nil {
+		if err := j.lookLater(ctx, spareRest); err != nil {
 			return err
 		}
 	}
 }
 
-// lookLater looks again when what is not written to any more has been at rest for spareRest.
-func (j *job) lookLater(ctx context.Context) error {
+// lookLater looks again when what is not written to any more has been at rest for so long.
+func (j *job) lookLater(ctx context.Context, rest time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-time.After(spareRest):
+	case <-time.After(rest):
 	}
 	return j.look(ctx)
 }

@@ -34,7 +34,7 @@ type PackWriter struct {
 	// bytes, as capture does: it is not worked out again.
 	Hashed bool
 	// Sealed is told, perhaps from another goroutine, of a pack that is in the store,
-	// durably. It must not block. nil: nobody is told.
+	// durably. It must not block, nor call the writer. nil: nobody is told.
 	Sealed func(PackFile)
 	// Final says that it is for a hand-over's last generation: see RoomToSeal.
 	Final bool
@@ -42,7 +42,7 @@ type PackWriter struct {
 	s    *Store
 	keep bool // leave packs in incoming instead of taking them into the store
 
-	mu      sync.Mutex  // guards what follows
+	mu      sync.Mutex  // guards what follows in Has and Put; the rest is called when these are done
 	cur     *openedPack // nil: none begun
 	sealed  []PackFile
 	written map[replication.Hash]struct{} // by this writer

@@ -128,7 +128,9 @@ func Nameless(dir string) (*os.File, error) {
 		return f, err
 	}
 	if f, err = os.CreateTemp(dir, ""); err == nil { // a file system without, such as NFS
-		err = os.Remove(f.Name())
+		if err = os.Remove(f.Name()); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
 	}
 	return f, err
 }

@@ -61,7 +61,7 @@ type Index struct {
 	ID      replication.ID      // the generation the trees were at
 	At      int64               // Unix ns, before the scan began
 	Volumes map[string]*Nodes   // by volume
-	Unsure  map[string][]string // by volume: paths that may have changed after they were looked at without a new ctime; nil: see FindUnsure
+	Unsure  map[string][]string // by volume: paths that may have changed after they were looked at without a new ctime (Stat.Unsettled); nil: see FindUnsure
 }
 
 // clockTick is how much older than a look a file's ctime must be for the next look
@@ -71,6 +71,14 @@ const clockTick = 20 * time.Millisecond
 // Unsure says whether a change after a look at the time at (Unix ns) may not show in the ctime.
 func (s Stat) Unsure(at int64) bool { return s.CtimeNs >= at-int64(clockTick) }
 
+// Settle is how long a write may go on after it moved the ctime, which it does once, at its
+// beginning: while it waits for the disk or for its share of the processor, or is long.
+const Settle = 2 * time.Second
+
+// Unsettled says whether at the time at (Unix ns) a write may have been going on that began up to
+// settle before: what is read then may be torn, though no later ctime will tell, and is looked at again.
+func (s Stat) Unsettled(at int64, settle time.Duration) bool { return s.CtimeNs >= at-int64(settle) }
+
 // FindUnsure fills Unsure where it is not known, from At, by going through all nodes.
 func (x *Index) FindUnsure() {
 	if x.Unsure != nil {
@@ -79,7 +87,7 @@ func (x *Index) FindUnsure() {
 	x.Unsure = map[string][]string{}
 	for name, ns := range x.Volumes {
 		for n := range ns.All() {
-			if n.Stat.Unsure(x.At) {
+			if n.Stat.Unsettled(x.At, Settle) {
 				x.Unsure[name] = append(x.Unsure[name], n.Path)
 			}
 		}

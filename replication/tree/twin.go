@@ -61,7 +61,9 @@ type Twin struct {
 }
 
 // NewTwin is clone with its origin, open as src for as long as the Twin is read: clone was made
-// after origin.Stat was found, so while src is still that, both are the same.
+// after origin.Stat was found, so while src is still that, both are the same: whatever writes moves
+// the ctime first, or a clone waits for it. Memory that a device still writes to when the clone was
+// made is the exception; who reads the chunk finds that out by its hash.
 func NewTwin(clone, src *os.File, origin Origin) *Twin {
 	return &Twin{Clone: clone, Origin: origin, live: &Live{f: src, stat: origin.Stat}}
 }

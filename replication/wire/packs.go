@@ -79,7 +79,7 @@ func (s *Shipper) Ahead(ctx context.Context, p Peer, packs []store.PackFile) (r 
 	asked := func(f store.PackFile) []replication.Hash { return f.Chunks }
 	if r.Peer.Head.IsZero() {
 		// It has none of it, but for packs that arrived before a cut: it is not asked for each chunk.
-		asked = func(f store.PackFile) []replication.Hash { return f.Chunks[:1] }
+		asked = func(f store.PackFile) []replication.Hash { return f.Chunks[:min(1, len(f.Chunks))] }
 	}
 	for _, f := range packs {
 		offer = append(offer, asked(f)...)
