@@ -79,7 +79,8 @@ const Settle = 2 * time.Second
 // settle before: what is read then may be torn, though no later ctime will tell, and is looked at again.
 func (s Stat) Unsettled(at int64, settle time.Duration) bool { return s.CtimeNs >= at-int64(settle) }
 
-// FindUnsure fills Unsure where it is not known, from At, by going through all nodes.
+// FindUnsure fills Unsure where it is not known, from At, by going through all nodes. Such an index
+// is of trees that an apply wrote, or of a service that was stopped: no write was going on.
 func (x *Index) FindUnsure() {
 	if x.Unsure != nil {
 		return
@@ -87,7 +88,7 @@ func (x *Index) FindUnsure() {
 	x.Unsure = map[string][]string{}
 	for name, ns := range x.Volumes {
 		for n := range ns.All() {
-			if n.Stat.Unsettled(x.At, Settle) {
+			if n.Stat.Unsure(x.At) {
 				x.Unsure[name] = append(x.Unsure[name], n.Path)
 			}
 		}
