@@ -21,10 +21,10 @@ const (
 
 // readers read small files while whoever finds them goes on.
 type readers struct {
-	j    *job
-	ctx  context.Context
-	todo chan small
-	all  *errgroup.Group
+	j     *job
+	ctx   context.Context
+	files chan small
+	all   *errgroup.Group
 }
 
 type small struct {
@@ -33,12 +33,12 @@ type small struct {
 }
 
 func (j *job) newReaders(ctx context.Context) *readers {
-	r := &readers{j: j, todo: make(chan small, 64)}
+	r := &readers{j: j, files: make(chan small, 64)}
 	r.all, r.ctx = errgroup.WithContext(ctx)
 	for range min(runtime.GOMAXPROCS(0), mostAtOnce) {
 		r.all.Go(func() error {
 			var buf []byte
-			for s := range r.todo {
+			for s := range r.files {
 				if len(buf) < int(s.n.Stat.Size) {
 					buf = make([]byte, min(2*int(s.n.Stat.Size), wholeFile))
 				}
@@ -55,7 +55,7 @@ func (j *job) newReaders(ctx context.Context) *readers {
 // read has a file read; false: one that was before could not be.
 func (r *readers) read(v *volume, n tree.Node) bool {
 	select {
-	case r.todo <- small{v, n}:
+	case r.files <- small{v, n}:
 		return true
 	case <-r.ctx.Done():
 		return false
@@ -64,7 +64,7 @@ func (r *readers) read(v *volume, n tree.Node) bool {
 
 // wait ends the reading, when all of it is done or because of the first failure.
 func (r *readers) wait() error {
-	close(r.todo)
+	close(r.files)
 	return r.all.Wait()
 }
 

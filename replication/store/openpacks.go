@@ -25,13 +25,12 @@ const (
 
 // read reads a chunk's stored form.
 func (o *openPacks) read(w where) ([]byte, error) {
-	f, err := o.open(w.pack)
-	if err != nil {
-		return nil, err
-	}
 	b := make([]byte, w.chunk().stored)
-	_, err = f.ReadAt(b, w.chunk().offset)
-	if errors.Is(err, os.ErrClosed) { // by a reader of other packs, or by the timer
+	f, err := o.open(w.pack)
+	if err == nil {
+		_, err = f.ReadAt(b, w.chunk().offset)
+	}
+	if errors.Is(err, os.ErrClosed) { // by a reader of other packs, by the timer, or for good
 		return readStored(w)
 	}
 	return b, err
@@ -44,9 +43,12 @@ func (o *openPacks) open(p *pack) (*os.File, error) {
 	if f := o.files[p]; f != nil {
 		return f, nil
 	}
+	if o.closed { // nobody would close it
+		return nil, os.ErrClosed
+	}
 	f, err := os.Open(p.path)
-	if err != nil || o.closed {
-		return f, err
+	if err != nil {
+		return nil, err
 	}
 	if len(o.files) >= openAtMost {
 		o.closeLocked()
