@@ -97,6 +97,9 @@ func NextData(f *os.File, at, size int64) (start, end int64, err error) {
 		return 0, 0, &os.PathError{Op: "seek", Path: f.Name(), Err: err}
 	}
 	end, err = unix.Seek(fd, start, unix.SEEK_HOLE)
+	if errors.Is(err, unix.ENXIO) { // it has become shorter
+		return size, size, nil
+	}
 	if err != nil {
 		return 0, 0, &os.PathError{Op: "seek", Path: f.Name(), Err: err}
 	}
