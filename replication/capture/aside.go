@@ -13,11 +13,19 @@ import (
 // staged is a dirty node as it was in the freeze.
 type staged struct {
 	entry  *replication.Entry
-	file   *os.File // its content, a clone or a copy; nil: entry is complete but for kept
-	cloned bool
+	file   *os.File  // its content, a clone or a copy; nil: there is shadow's, or entry is complete but for kept
+	cloned bool      // the content is a clone
 	stat   tree.Stat // of what was cloned; Ino 0: it may differ
 	kept   []kept    // content that is in memory
-	shadow *shadow   // of a large file, complete
+	shadow *shadow   // of a large file: one whose clone is the content, or one that is complete
+}
+
+// content is what is to be read of it yet; nil: nothing.
+func (s *staged) content() *os.File {
+	if s.shadow != nil && s.shadow.clone != nil {
+		return s.shadow.clone.f
+	}
+	return s.file
 }
 
 type kept struct {
@@ -32,12 +40,13 @@ func (s *staged) keep(h replication.Hash, b []byte) error {
 }
 
 func (s *staged) close() error {
-	if s.file == nil {
-		return nil
+	err := s.shadow.close()
+	s.shadow = nil
+	if s.file != nil {
+		err = errors.Join(err, s.file.Close())
+		s.file = nil
 	}
-	f := s.file
-	s.file = nil
-	return f.Close()
+	return err
 }
 
 // Small files are kept in memory: that is cheaper than a file in the stage.
@@ -161,13 +170,16 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 		j.bytes.Add(read)
 		return errors.Join(err, j.unmoved(src, n))
 	}
-	if s.file, s.cloned, err = v.clone(src); err != nil {
+	if err := j.cloneAside(ctx, v, n, src, s); err != nil {
 		return err
 	}
 	if s.cloned {
 		j.res.Cloned++
 		if j.asItIs {
-			st, err := tree.FileStat(s.file)
+			st, err := tree.FileStat(s.content())
+			if err == nil && st.Size > s.entry.Size { // what comes after that is not in the entry, and so not in its shadow
+				err = s.content().Truncate(s.entry.Size)
+			}
 			s.entry.Size = min(s.entry.Size, st.Size)
 			return err
 		}
@@ -179,14 +191,17 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 			return err
 		}
 		room := int64(keepMost)
-		s.shadow, err = j.readLarge(ctx, v, content{f: src}, s.entry, from, func(h replication.Hash, b []byte, _ *tree.Twin, _ int64) error {
+		now := &shadow{}
+		err = j.readLarge(ctx, v, content{f: src}, now, s.entry, from, func(h replication.Hash, b []byte, _ *tree.Twin, _ int64) error {
 			if room -= int64(len(b)); room < 0 {
 				return errTooMuch
 			}
 			return s.keep(h, b)
 		})
 		if !errors.Is(err, errTooMuch) {
-			return errors.Join(err, s.close(), j.unmoved(src, n))
+			err = errors.Join(err, s.close(), j.unmoved(src, n))
+			s.shadow = now
+			return err
 		}
 		s.kept, s.entry.Chunks = nil, nil
 	}
@@ -195,6 +210,18 @@ func (j *job) setAsideFile(ctx context.Context, v *volume, n tree.Node, s *stage
 		return err
 	}
 	return errors.Join(tree.Copy(ctx, s.file, src, n.Stat.Size), j.unmoved(src, n))
+}
+
+// cloneAside clones src if that can be; else s.file is empty.
+func (j *job) cloneAside(ctx context.Context, v *volume, n tree.Node, src *os.File, s *staged) (err error) {
+	if n.Stat.Size >= largeFile {
+		if s.shadow, _, err = j.snapshot(ctx, v, n.Path, src, n.Stat.Size); err != nil || s.shadow != nil {
+			s.cloned = err == nil
+			return err
+		}
+	}
+	s.file, s.cloned, err = v.clone(src)
+	return err
 }
 
 // unmoved checks that the file is still what n says: the one found, not written to.

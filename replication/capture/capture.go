@@ -35,7 +35,7 @@ type Freezer interface {
 // Sink takes content. store.PackWriter is one. Called from several goroutines.
 type Sink interface {
 	Has(h replication.Hash) bool
-	// Put takes a chunk, and is done with data when it returns. It lies in from's clone at offset at, where it never changes; nil: it may.
+	// Put takes a chunk, and is done with data when it returns. It lies in from's clone at offset at, where it stays until then; nil: it may change.
 	Put(h replication.Hash, data []byte, from *tree.Twin, at int64) error
 }
 

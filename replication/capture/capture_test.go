@@ -72,17 +72,18 @@ func (f *fakeFreezer) Freeze(context.Context) (func() error, error) {
 const racy = 20 * time.Millisecond
 
 type bench struct {
-	vol    Volume
-	mu     sync.Mutex // guards sink and onPut
-	sink   memory
-	base   *replication.Manifest
-	index  *tree.Index
-	freeze *fakeFreezer
-	limit  time.Duration
-	loose  bool
-	hints  Hints
-	with   *Capturer // nil: a new one each time
-	onPut  func()    // called once, in the next Put
+	vol     Volume
+	mu      sync.Mutex // guards sink and onPut
+	sink    memory
+	base    *replication.Manifest
+	index   *tree.Index
+	freeze  *fakeFreezer
+	freezer Freezer // instead of freeze
+	limit   time.Duration
+	loose   bool
+	hints   Hints
+	with    *Capturer // nil: a new one each time
+	onPut   func()    // called once, in the next Put
 }
 
 func (b *bench) Has(h replication.Hash) bool {
@@ -120,6 +121,9 @@ func (b *bench) capture() (*Result, error) {
 	r := Request{Volumes: []Volume{b.vol}, Base: b.base, Index: b.index, Sink: b, FreezeMax: b.limit, Loose: b.loose, Hints: b.hints}
 	if b.freeze != nil {
 		r.Freezer = b.freeze
+	}
+	if b.freezer != nil {
+		r.Freezer = b.freezer
 	}
 	c := b.with
 	if c == nil {

@@ -51,6 +51,7 @@ type volume struct {
 	aside    []*staged           // set aside in the freeze
 	shadows  *shadows            // of its large files
 	prepared map[string]source   // large files that were read while they were busy
+	brought  map[string]*shadow  // large files that were cloned while they were busy
 }
 
 // reading is an entry with its content, and the stat it was read at.
@@ -72,7 +73,7 @@ func (j *job) open() error {
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", v.Name, err)
 		}
-		jv := &volume{Volume: v, root: root, prepared: map[string]source{}, mapped: j.c.mappedIn(v.Name)}
+		jv := &volume{Volume: v, root: root, prepared: map[string]source{}, brought: map[string]*shadow{}, mapped: j.c.mappedIn(v.Name)}
 		j.vols = append(j.vols, jv)
 		if err := jv.emptyStage(); err != nil {
 			return fmt.Errorf("volume %s: %w", v.Name, err)
@@ -95,6 +96,10 @@ func (j *job) close() error {
 	var errs []error
 	for _, v := range j.vols {
 		for _, s := range v.aside {
+			errs = append(errs, s.close())
+		}
+		for _, s := range v.brought {
+			s.clone.lies = nil // it may be large
 			errs = append(errs, s.close())
 		}
 		errs = append(errs, v.emptyStage(), v.root.Close())

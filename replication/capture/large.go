@@ -19,7 +19,7 @@ import (
 
 // Of a large file only what changed is read and sent. What tells it is a shadow
 // that is kept from one capture to the next: a clone, whose extents are compared
-// with those of the next clone, without reading either; where the file system has
+// with the file's, without reading either; where the file system has
 // no clones, a hash of each block, which saves sending but not reading.
 const (
 	largeFile  = 4 << 20 // bytes
@@ -30,7 +30,8 @@ const (
 
 // shadow is a large file as it was captured.
 type shadow struct {
-	clone  *os.File // nil: digests has its blocks
+	clone  *clone         // nil: blocks has a hash of each of its
+	stale  []extent.Range // where clone may have other content than the file had, in order
 	blocks []uint64
 }
 
@@ -38,7 +39,7 @@ func (s *shadow) close() error {
 	if s == nil || s.clone == nil {
 		return nil
 	}
-	return s.clone.Close()
+	return s.clone.release(s)
 }
 
 // shadows are found by the entry that they were captured as, so that one of a
@@ -47,17 +48,17 @@ type shadows struct {
 	seed   maphash.Seed
 	of     map[*replication.Entry]*shadow
 	blocks int
-	clones int
+	clones map[*clone]int // how many shadows it is of
 }
 
 func newShadows() *shadows {
-	return &shadows{seed: maphash.MakeSeed(), of: map[*replication.Entry]*shadow{}}
+	return &shadows{seed: maphash.MakeSeed(), of: map[*replication.Entry]*shadow{}, clones: map[*clone]int{}}
 }
 
 // put keeps a shadow, if there is room: the first ones stay, as files that come
 // and go are no large databases.
 func (ss *shadows) put(e *replication.Entry, s *shadow) error {
-	if s.clone != nil && ss.clones >= maxClones || ss.blocks+len(s.blocks) > maxDigests {
+	if s.clone != nil && ss.clones[s.clone] == 0 && len(ss.clones) >= maxClones || ss.blocks+len(s.blocks) > maxDigests {
 		return s.close()
 	}
 	ss.of[e] = s
@@ -67,8 +68,11 @@ func (ss *shadows) put(e *replication.Entry, s *shadow) error {
 
 func (ss *shadows) count(s *shadow, sign int) {
 	ss.blocks += sign * len(s.blocks)
-	if s.clone != nil {
-		ss.clones += sign
+	if s.clone == nil {
+		return
+	}
+	if ss.clones[s.clone] += sign; ss.clones[s.clone] == 0 {
+		delete(ss.clones, s.clone)
 	}
 }
 
@@ -133,12 +137,8 @@ func (c content) data(size int64) *tree.Data {
 }
 
 // readLarge fills in e's chunks, reading what differs in f from what is known, or
-// everything. A clone goes into the shadow that comes back.
-func (j *job) readLarge(ctx context.Context, v *volume, f content, e *replication.Entry, from source, to emit) (*shadow, error) {
-	now := &shadow{}
-	if f.twin != nil {
-		now.clone = f.f
-	}
+// everything. now is f's shadow: its clone is f, or it is filled in.
+func (j *job) readLarge(ctx context.Context, v *volume, f content, now *shadow, e *replication.Entry, from source, to emit) error {
 	ranges, sure, err := j.differences(ctx, v, f, e.Size, from, now)
 	if err == nil {
 		// The file may change between the two readings: what counts is what is emitted.
@@ -154,18 +154,18 @@ func (j *job) readLarge(ctx context.Context, v *volume, f content, e *replicatio
 		}
 		j.bytes.Add(read)
 	}
-	if err != nil {
-		return nil, errors.Join(err, now.close())
-	}
-	return now, nil
+	return err
 }
 
 // differences finds where f is not as from says, and fills in now; false: that
 // cannot be told.
 func (j *job) differences(ctx context.Context, v *volume, f content, size int64, from source, now *shadow) (ranges []extent.Range, sure bool, err error) {
 	if now.clone != nil && from.shadow != nil && from.shadow.clone != nil {
-		if ranges, sure, err = extent.Changed(from.shadow.clone, f.f, size); err != nil || sure {
-			return ranges, sure, err
+		if from.shadow.clone == now.clone {
+			return from.shadow.stale, true, nil
+		}
+		if ranges, sure, err = extent.Changed(from.shadow.clone.f, f.f, size); err != nil || sure {
+			return extent.Union(ranges, from.shadow.stale), sure, err
 		}
 	}
 	if now.clone == nil {

@@ -127,9 +127,9 @@ func (j *job) eachAtRest(ctx context.Context, before int64, whole *readers) erro
 	return nil
 }
 
-// prepare reads a large file that is busy, where it can be set aside in the freeze only by
-// reading: so that only what changes until then is left to be kept. What it
-// read is of no one instant, and counts for nothing else.
+// prepare has a large file that is busy cloned before the freeze or, where there are no clones, read:
+// so that only what changes until then is left to be set aside. What it
+// took is of no one instant, and counts for nothing else.
 func (j *job) prepare(ctx context.Context, v *volume, n tree.Node) error {
 	if n.Stat.Type() != replication.TypeFile || n.Stat.Size < largeFile || j.r.Freezer == nil {
 		return nil
@@ -142,8 +142,12 @@ func (j *job) prepare(ctx context.Context, v *volume, n tree.Node) error {
 		return moved(v, n, err)
 	}
 	defer f.Close()
-	if can, err := v.canClone(f); err != nil || can {
-		return err
+	can, err := v.canClone(f)
+	if err == nil && can {
+		err = j.bringEarly(ctx, v, n.Path, f)
+	}
+	if err != nil || can {
+		return moved(v, n, err)
 	}
 	if err := tree.Flush(f); err != nil {
 		return err
@@ -153,11 +157,12 @@ func (j *job) prepare(ctx context.Context, v *volume, n tree.Node) error {
 	if !again {
 		from = v.known(n.Path)
 	}
-	s, err := j.readLarge(ctx, v, content{f: f}, e, from, j.put)
+	now := &shadow{}
+	err = j.readLarge(ctx, v, content{f: f}, now, e, from, j.put)
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return nil // it becomes shorter
 	}
-	v.prepared[n.Path] = source{entry: e, shadow: s}
+	v.prepared[n.Path] = source{entry: e, shadow: now}
 	return err
 }
 
@@ -208,53 +213,20 @@ func (j *job) readContent(ctx context.Context, v *volume, n tree.Node, f *os.Fil
 		j.bytes.Add(read)
 		return err
 	}
-	clone, cloned, err := v.clone(f)
+	now, _, err := j.snapshot(ctx, v, n.Path, f, e.Size)
 	if err != nil {
 		return err
 	}
 	from := content{f: f}
-	if cloned {
-		from = content{clone, j.twin(v, n.Path, n.Stat, clone, f)}
-	} else if err := clone.Close(); err != nil {
-		return err
+	if now != nil {
+		from = content{now.clone.f, j.twin(v, n.Path, n.Stat, now.clone.f, f)}
+	} else {
+		now = &shadow{}
 	}
-	s, err := j.readLarge(ctx, v, from, e, v.known(e.Path), to)
-	if err != nil {
-		return err
+	if err := j.readLarge(ctx, v, from, now, e, v.known(e.Path), to); err != nil {
+		return errors.Join(err, now.close())
 	}
-	return v.shadows.put(e, s)
-}
-
-// clone clones src into a file of the stage that has no name, so that it goes with
-// this process; empty where the file system cannot.
-func (v *volume) clone(src *os.File) (f *os.File, cloned bool, err error) {
-	if f, err = tree.Nameless(v.StageDir); err != nil {
-		return nil, false, err
-	}
-	if cloned, err = tree.Clone(f, src); err != nil { // it flushes
-		return nil, false, errors.Join(err, f.Close())
-	}
-	return f, cloned, nil
-}
-
-// canClone says whether f can be cloned, by its first block: of a large file that is in many
-// extents a whole clone is dear. It hangs on the file, too: on btrfs some have no copy-on-write,
-// and a volume may be another file system than its stage.
-func (v *volume) canClone(f *os.File) (bool, error) {
-	to, err := tree.Nameless(v.StageDir)
-	if err != nil {
-		return false, err
-	}
-	can, err := tree.CloneRange(to, 0, f, 0, block)
-	return can, errors.Join(err, to.Close())
-}
-
-// twin is a clone with src, which it was made of when that was found to be st; nil: that is gone.
-func (j *job) twin(v *volume, path string, st tree.Stat, clone, src *os.File) *tree.Twin {
-	if src == nil || st.Unsure(j.at) { // a later change may not show
-		return tree.ColdTwin(clone)
-	}
-	return tree.NewTwin(clone, src, tree.Origin{Tree: v.Path, Path: path, Stat: st})
+	return v.shadows.put(e, now)
 }
 
 // moved turns what happens to a path that others change into errMoved; nil stays nil.
@@ -336,23 +308,24 @@ func (j *job) readStaged(ctx context.Context, v *volume, s *staged) (err error) 
 		}
 	}
 	s.kept = nil
-	if s.shadow != nil {
+	if s.shadow != nil && s.shadow.clone == nil {
 		return v.shadows.put(s.entry, s.shadow)
 	}
-	if s.file == nil {
+	if s.content() == nil {
 		return nil
 	}
 	from, done := j.contentOf(v, s)
 	defer done()
 	if s.entry.Size >= largeFile {
-		shadow, err := j.readLarge(ctx, v, from, s.entry, v.known(s.entry.Path), j.put)
-		if err == nil {
-			err = v.shadows.put(s.entry, shadow)
+		now := s.shadow
+		if now == nil {
+			now = &shadow{} // of a copy
 		}
-		if s.cloned {
-			s.file = nil // the shadow's now
+		if err := j.readLarge(ctx, v, from, now, s.entry, v.known(s.entry.Path), j.put); err != nil {
+			return errors.Join(err, s.close())
 		}
-		return errors.Join(err, s.close())
+		s.shadow = nil // it is the volume's now
+		return errors.Join(v.shadows.put(s.entry, now), s.close())
 	}
 	var read int64
 	s.entry.Chunks, read, err = tree.ReadData(ctx, from.data(s.entry.Size), 0, s.entry.Size, make([]byte, min(s.entry.Size, replication.ChunkSize)),
@@ -363,12 +336,13 @@ func (j *job) readStaged(ctx context.Context, v *volume, s *staged) (err error) 
 
 // contentOf is what was set aside, to be read until done is called.
 func (j *job) contentOf(v *volume, s *staged) (c content, done func()) {
+	f := s.content()
 	if !s.cloned {
-		return content{f: s.file}, func() {}
+		return content{f: f}, func() {}
 	}
 	var src *os.File
 	if s.stat.Ino != 0 {
 		src, _ = v.root.Open(s.entry.Path) // or the clone is read
 	}
-	return content{s.file, j.twin(v, s.entry.Path, s.stat, s.file, src)}, func() { _ = src.Close() } // read only, or nil
+	return content{f, j.twin(v, s.entry.Path, s.stat, f, src)}, func() { _ = src.Close() } // read only, or nil
 }

@@ -6,6 +6,7 @@
 // The work grows with the number of extents, not with the file's size. What
 // the extent map leaves in doubt counts as changed.
 //
-// Both files must be at rest, as clones that nobody writes to are: between the
-// two looks a file in use could free a block and another take it.
+// One of the two must be at rest, as a clone that nobody writes to is, and so keep its
+// blocks: what the other has there is the same then, as no other file can take them. Of a
+// file that is written to it tells how that was when each part of it was looked at.
 package extent

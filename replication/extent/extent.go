@@ -12,6 +12,27 @@ type Range struct {
 	Offset, Length int64
 }
 
+func (r Range) end() int64 { return r.Offset + r.Length }
+
+// Union is what lies in a or in b, in order, none touching the next. Both are in order.
+func Union(a, b []Range) []Range {
+	out := make([]Range, 0, len(a)+len(b))
+	for len(a)+len(b) > 0 {
+		next := &a
+		if len(a) == 0 || len(b) > 0 && b[0].Offset < a[0].Offset {
+			next = &b
+		}
+		r := (*next)[0]
+		*next = (*next)[1:]
+		if n := len(out); n > 0 && out[n-1].end() >= r.Offset {
+			out[n-1].Length = max(out[n-1].end(), r.end()) - out[n-1].Offset
+		} else {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
 // Supported says whether f is a file on a file system whose extent maps tell
 // what clones share: XFS or btrfs.
 func Supported(f *os.File) bool {
@@ -29,12 +50,17 @@ func Changed(a, b *os.File, size int64) ([]Range, bool, error) {
 	if err != nil || !ok {
 		return nil, false, err
 	}
+	return against(ia, reader(a), b, size)
+}
+
+// against is Changed of a file that fetchA tells of.
+func against(ia info, fetchA fetch, b *os.File, size int64) ([]Range, bool, error) {
 	ib, ok, err := look(b)
 	if err != nil || !ok || ia.dev != ib.dev {
 		return nil, false, err
 	}
 	both := max(0, min(size, ia.size, ib.size))
-	ranges, err := compare(&walker{size: both, fetch: reader(a)}, &walker{size: both, fetch: reader(b)})
+	ranges, err := compare(&walker{size: both, fetch: fetchA}, &walker{size: both, fetch: reader(b)})
 	if errors.Is(err, errNotTold) {
 		return nil, false, nil
 	}
@@ -44,10 +70,58 @@ func Changed(a, b *os.File, size int64) ([]Range, bool, error) {
 	return appendRange(ranges, both, size), true, nil
 }
 
+// Map is where a file lies on the disk, for as long as nobody writes to it.
+type Map struct {
+	info
+	extents []fiemapExtent
+}
+
+// mapMost is how many extents a Map has at most: 14 MiB of them.
+const mapMost = 1 << 18
+
+// Take looks where f lies, up front: of two files that are compared then one needs no more looking at.
+// nil where Changed cannot tell either, where it lies in too many places, and where the file system moves files at rest, as
+// btrfs does.
+func Take(f *os.File) (*Map, error) {
+	is, ok, err := look(f)
+	if err != nil || !ok || is.moves {
+		return nil, err
+	}
+	m := &Map{info: is}
+	w := &walker{size: is.size, fetch: reader(f)}
+	for at := int64(0); at < is.size; {
+		w.page = nil
+		if err := w.next(at); errors.Is(err, errNotTold) {
+			return nil, nil
+		} else if err != nil {
+			return nil, err
+		}
+		if m.extents = append(m.extents, w.page...); w.last {
+			break
+		}
+		if len(m.extents) >= mapMost {
+			return nil, nil
+		}
+		at = w.page[len(w.page)-1].end()
+	}
+	return m, nil
+}
+
+// Changed is Changed of the file that m was taken of.
+func (m *Map) Changed(b *os.File, size int64) ([]Range, bool, error) {
+	rest := m.extents
+	return against(m.info, func(int64, int64) ([]fiemapExtent, error) {
+		page := rest
+		rest = nil
+		return page, nil
+	}, b, size)
+}
+
 // info is what must agree before two files' physical addresses can be compared.
 type info struct {
-	dev  uint64
-	size int64
+	dev   uint64
+	size  int64
+	moves bool // what lies in a file may come to lie elsewhere without being written to
 }
 
 // look says whether f's extent map can be asked. A file on XFS' realtime device
@@ -65,7 +139,7 @@ func look(f *os.File) (info, bool, error) {
 	ok := st.Mode&unix.S_IFMT == unix.S_IFREG &&
 		(uint32(fs.Type) == unix.XFS_SUPER_MAGIC || uint32(fs.Type) == unix.BTRFS_SUPER_MAGIC) &&
 		onDataDevice(fd)
-	return info{dev: uint64(st.Dev), size: st.Size}, ok, nil // types differ by architecture
+	return info{dev: uint64(st.Dev), size: st.Size, moves: uint32(fs.Type) != unix.XFS_SUPER_MAGIC}, ok, nil // types differ by architecture
 }
 
 // compare walks both to their size, which is one.
@@ -105,7 +179,7 @@ func appendRange(ranges []Range, from, to int64) []Range {
 	if from >= to {
 		return ranges
 	}
-	if n := len(ranges); n > 0 && ranges[n-1].Offset+ranges[n-1].Length == from {
+	if n := len(ranges); n > 0 && ranges[n-1].end() == from {
 		ranges[n-1].Length += to - from
 		return ranges
 	}

@@ -110,7 +110,7 @@ type walker struct {
 // at is the segment that begins at pos, below size.
 func (w *walker) at(pos int64) (segment, error) {
 	for {
-		for len(w.page) > 0 && end(w.page[0]) <= pos {
+		for len(w.page) > 0 && w.page[0].end() <= pos {
 			w.page = w.page[1:]
 		}
 		if len(w.page) > 0 {
@@ -136,7 +136,7 @@ func (w *walker) next(pos int64) error {
 	}
 	last := page[len(page)-1]
 	w.page, w.last = page, last.flags&flagLast != 0
-	if end(last) <= pos && !w.last {
+	if last.end() <= pos && !w.last {
 		return fmt.Errorf("the extent map does not go on at offset %d: check the file system, or let it be compared by content", pos)
 	}
 	return nil
@@ -147,7 +147,7 @@ func (w *walker) segment(pos int64, e fiemapExtent) segment {
 	if e.logical > uint64(pos) {
 		return segment{end: min(int64(min(e.logical, math.MaxInt64)), w.size), kind: zeros}
 	}
-	s := segment{end: min(end(e), w.size), physical: e.physical + uint64(pos) - e.logical}
+	s := segment{end: min(e.end(), w.size), physical: e.physical + uint64(pos) - e.logical}
 	switch e.flags &^ (flagLast | flagMerged) {
 	case flagShared:
 		s.kind = shared
@@ -161,7 +161,7 @@ func (w *walker) segment(pos int64, e fiemapExtent) segment {
 }
 
 // end is where e ends, as far as an offset goes.
-func end(e fiemapExtent) int64 {
+func (e fiemapExtent) end() int64 {
 	sum := e.logical + e.length
 	if sum < e.logical || sum > math.MaxInt64 {
 		return math.MaxInt64

@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -60,6 +61,13 @@ func (h *history) judge(t *testing.T, a, b *os.File) {
 	ranges, ok, err := Changed(a, b, n)
 	if err != nil || !ok {
 		h.t.Fatalf("Changed: %v, %v", ok, err)
+	}
+	m, err := Take(a)
+	if err != nil || m == nil {
+		h.t.Fatalf("Take: %v, %v", m, err)
+	}
+	if again, ok, err := m.Changed(b, n); err != nil || !ok || !slices.Equal(again, ranges) {
+		h.t.Fatalf("by what was taken of it %v, %v, %v, by itself %v", again, ok, err, ranges)
 	}
 	if why := wrong(t, a, b, ranges); why != "" {
 		h.t.Fatalf("%v: %s", ranges, why)
@@ -177,6 +185,45 @@ func TestAnyExtents(t *testing.T) {
 				rt.Fatal(fmt.Sprint(ranges))
 			}
 			pos = r.Offset + r.Length
+		}
+	})
+}
+
+// A union has each byte of both and no other, in order and none touching the next.
+func TestAnyUnion(t *testing.T) {
+	const most = 64
+	some := func(rt *rapid.T, label string) (ranges []Range, in [most]bool) {
+		at := int64(0)
+		for _, gap := range rapid.SliceOfN(rapid.Int64Range(1, 9), 0, 8).Draw(rt, label) {
+			n := rapid.Int64Range(1, 6).Draw(rt, "length")
+			if at += gap; at+n > most {
+				break
+			}
+			ranges = append(ranges, Range{at, n})
+			for range n {
+				in[at] = true
+				at++
+			}
+		}
+		return ranges, in
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		a, inA := some(rt, "a")
+		b, inB := some(rt, "b")
+		var in [most]bool
+		last := int64(-1)
+		for _, r := range Union(a, b) {
+			if r.Offset <= last || r.Length <= 0 {
+				rt.Fatalf("%v and %v: %v", a, b, Union(a, b))
+			}
+			for last = r.Offset; last < r.end(); last++ {
+				in[last] = true
+			}
+		}
+		for at := range in {
+			if in[at] != (inA[at] || inB[at]) {
+				rt.Fatalf("%v and %v: %v is wrong at %d", a, b, Union(a, b), at)
+			}
 		}
 	})
 }

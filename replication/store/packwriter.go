@@ -80,7 +80,7 @@ func (w *PackWriter) Has(h replication.Hash) bool {
 }
 
 // Put adds a chunk of 1..ChunkSize bytes whose hash is h; one that Has is skipped. It
-// lies in from's clone at offset at, where nobody will ever change it, so that the pack can
+// lies in from's clone at offset at, where nobody changes it until Put returns, so that the pack can
 // share its blocks; nil: it may change.
 func (w *PackWriter) Put(h replication.Hash, data []byte, from *tree.Twin, at int64) error {
 	if len(data) == 0 || len(data) > replication.ChunkSize {

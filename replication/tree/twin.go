@@ -50,7 +50,7 @@ func (l *Live) ReadAt(b []byte, at int64) (int, error) {
 // Close closes the file.
 func (l *Live) Close() error { return l.f.Close() }
 
-// Twin is a clone, which never changes and of which nothing is in memory, and its origin, which
+// Twin is a clone, which stays as it is while it is read and of which nothing is in memory, and its origin, which
 // mostly has all of it there. What is read is the clone's content, from the origin while that has
 // not changed: else all that is captured would come from the disk, once to be hashed and once to
 // be sent.

@@ -1,0 +1,254 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/replication/extent"
+	"github.com/understudy-ha/understudy/replication/tree"
+)
+
+// clone is a reflink clone of a large file. It is kept from one capture to the next and brought up to the
+// file by cloning what changed: to clone a file whole takes a time for each of its extents, and one that is
+// written to at random while clones of it are kept comes to lie in ever more of them.
+type clone struct {
+	f     *os.File
+	of    []*shadow   // what it was once; each knows where it is not that any more
+	lies  *extent.Map // of f; nil: to be looked at
+	apart bool        // from the file, so that the extents of both cannot be compared
+}
+
+// outdate notes for all that c was that it may be something else in ranges.
+func (c *clone) outdate(ranges []extent.Range) {
+	for _, s := range c.of {
+		s.stale = extent.Union(s.stale, ranges)
+	}
+}
+
+// shadow is c as it is now.
+func (c *clone) shadow() *shadow {
+	s := &shadow{clone: c}
+	c.of = append(c.of, s)
+	return s
+}
+
+// release is for a shadow that is needed no more.
+func (c *clone) release(s *shadow) error {
+	if c.of = slices.DeleteFunc(c.of, func(o *shadow) bool { return o == s }); len(c.of) > 0 {
+		return nil
+	}
+	c.lies = nil
+	return c.f.Close()
+}
+
+// bring makes c as the first size bytes of src and says in how many pieces. Size is a whole number of
+// blocks, or the file's. Where src is written to meanwhile c is of no one instant, and the next time
+// finds that. False: too much is different, or it cannot be told what; then c is something in between.
+func (c *clone) bring(ctx context.Context, src *os.File, size int64) (pieces int, ok bool, err error) {
+	st, err := tree.FileStat(c.f)
+	if err != nil {
+		return 0, false, err
+	}
+	if st.Size > size {
+		c.lies = nil
+		if err := c.f.Truncate(size); err != nil { // what is beyond the end of either counts as changed
+			return 0, false, err
+		}
+	}
+	ranges, sure, err := c.changed(src, size)
+	if c.apart = err == nil && !sure; err != nil || !sure || length(ranges) > size/2 {
+		return 0, false, err
+	}
+	if err := wholeBlocks(c.f, ranges); err != nil {
+		return 0, false, err
+	}
+	c.outdate(ranges)
+	return c.take(ctx, src, ranges)
+}
+
+// changed is where src is not as c; dirty pages of both are written back for it.
+func (c *clone) changed(src *os.File, size int64) (ranges []extent.Range, sure bool, err error) {
+	if c.lies != nil {
+		return c.lies.Changed(src, size)
+	}
+	return extent.Changed(c.f, src, size)
+}
+
+// atOnce is how much of a file is cloned in one call, bytes: it cannot be written to meanwhile, however
+// many extents it has there.
+const atOnce = 16 << 20
+
+// take clones ranges of src. False: it cannot, for one because src became shorter.
+func (c *clone) take(ctx context.Context, src *os.File, ranges []extent.Range) (pieces int, ok bool, err error) {
+	c.lies = nil
+	for _, r := range ranges {
+		for at, end := r.Offset, r.Offset+r.Length; at < end; at += atOnce {
+			if ctx.Err() != nil {
+				return 0, false, context.Cause(ctx)
+			}
+			if ok, err := tree.CloneRange(c.f, at, src, at, min(atOnce, end-at)); err != nil || !ok {
+				return 0, false, err
+			}
+			pieces++
+		}
+	}
+	return pieces, true, nil
+}
+
+// wholeBlocks moves where ranges begin back to a block of f's file system: only whole ones can be cloned.
+func wholeBlocks(f *os.File, ranges []extent.Range) error {
+	size, err := blockSize(f)
+	for i := range ranges {
+		before := ranges[i].Offset % size
+		ranges[i].Offset -= before
+		ranges[i].Length += before
+	}
+	return err
+}
+
+// blockSize is that of f's file system, bytes.
+func blockSize(f *os.File) (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		return block, &os.PathError{Op: "statfs", Path: f.Name(), Err: err}
+	}
+	return max(1, int64(fs.Bsize)), nil //nolint:unconvert // types differ by architecture
+}
+
+// snapshot is the large file src at path as it is now, size as bring has it: in a clone that is there already,
+// and brought up to it in so many pieces, or in a new one, which counts as many. nil: there can be none.
+func (j *job) snapshot(ctx context.Context, v *volume, path string, src *os.File, size int64) (now *shadow, pieces int, err error) {
+	was := v.cloneOf(path)
+	if was != nil && !j.asItIs {
+		// This waits for direct I/O that is under way, as cloning all of it would.
+		if can, err := v.canClone(src); err != nil || !can {
+			return nil, 0, err
+		}
+		if pieces, ok, err := was.bring(ctx, src, size); err != nil {
+			return nil, 0, err
+		} else if ok {
+			return was.shadow(), pieces, nil
+		}
+	}
+	c, err := j.newClone(ctx, v, src, size)
+	if err != nil || c == nil {
+		return nil, 0, err
+	}
+	c.apart = was != nil && was.apart
+	return c.shadow(), bringFew + 1, nil
+}
+
+// newClone is one of the large file src; nil: there can be none.
+func (j *job) newClone(ctx context.Context, v *volume, src *os.File, size int64) (*clone, error) {
+	if !j.asItIs {
+		f, err := tree.Nameless(v.StageDir)
+		if err != nil {
+			return nil, err
+		}
+		c := &clone{f: f}
+		if _, ok, err := c.take(ctx, src, []extent.Range{{Length: size}}); err == nil && ok {
+			return c, nil
+		} else if err = errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
+	}
+	f, cloned, err := v.clone(src) // of its length changes meanwhile
+	if err != nil {
+		return nil, err
+	}
+	if !cloned {
+		return nil, f.Close()
+	}
+	return &clone{f: f}, nil
+}
+
+// cloneOf is the clone that there is of the file at path; nil: none.
+func (v *volume) cloneOf(path string) *clone {
+	if s := v.brought[path]; s != nil {
+		return s.clone
+	}
+	if s := v.known(path).shadow; s != nil {
+		return s.clone
+	}
+	return nil
+}
+
+// bringEarly has a clone of a busy file that differs little from it when the freeze begins, and has
+// looked where that lies.
+func (j *job) bringEarly(ctx context.Context, v *volume, path string, src *os.File) error {
+	block, err := blockSize(src)
+	if err != nil {
+		return err
+	}
+	for range bringRounds {
+		old := v.cloneOf(path)
+		if old != nil && old.apart {
+			return nil
+		}
+		st, err := tree.FileStat(src)
+		if err != nil {
+			return err
+		}
+		now, pieces, err := j.snapshot(ctx, v, path, src, st.Size-st.Size%block) // it may grow meanwhile
+		if err != nil || now == nil {
+			return err
+		}
+		if old != nil && old != now.clone {
+			old.lies = nil
+		}
+		err = v.brought[path].close()
+		if v.brought[path] = now; err != nil {
+			return err
+		}
+		if now.clone.lies, err = extent.Take(now.clone.f); err != nil || pieces <= bringFew {
+			return err
+		}
+	}
+	return nil
+}
+
+// A busy file's clone is brought up to it again after that took many pieces: meanwhile much may have changed.
+const (
+	bringRounds = 3
+	bringFew    = 500
+)
+
+// clone clones src into a file of the stage that has no name, so that it goes with
+// this process; empty where the file system cannot.
+func (v *volume) clone(src *os.File) (f *os.File, cloned bool, err error) {
+	if f, err = tree.Nameless(v.StageDir); err != nil {
+		return nil, false, err
+	}
+	if cloned, err = tree.Clone(f, src); err != nil { // it flushes
+		return nil, false, errors.Join(err, f.Close())
+	}
+	return f, cloned, nil
+}
+
+// canClone says whether f can be cloned, by its first block: of a large file that is in many
+// extents a whole clone is dear. It hangs on the file, too: on btrfs some have no copy-on-write,
+// and a volume may be another file system than its stage.
+func (v *volume) canClone(f *os.File) (bool, error) {
+	to, err := tree.Nameless(v.StageDir)
+	if err != nil {
+		return false, err
+	}
+	n, err := blockSize(to)
+	can := false
+	if err == nil {
+		can, err = tree.CloneRange(to, 0, f, 0, n)
+	}
+	return can, errors.Join(err, to.Close())
+}
+
+// twin is a clone with src, which it was made of when that was found to be st; nil: that is gone.
+func (j *job) twin(v *volume, path string, st tree.Stat, clone, src *os.File) *tree.Twin {
+	if src == nil || st.Unsure(j.at) { // a later change may not show
+		return tree.ColdTwin(clone)
+	}
+	return tree.NewTwin(clone, src, tree.Origin{Tree: v.Path, Path: path, Stat: st})
+}
