@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/extent"
 	"github.com/understudy-ha/understudy/replication/tree"
 )
 
@@ -19,6 +20,10 @@ import (
 // written anew where clones cannot be had, but patched: it would take the disk
 // twice, and its whole length for each change.
 const inPlace = 8 << 20
+
+// mostExtents is in how many extents a file may lie to be cloned: that takes 50 µs for each, and leaves it in
+// ever more of them. Beyond it is patched, too.
+var mostExtents = 2000
 
 // errPatch: the file is to be patched where it is.
 var errPatch = errors.New("patch it in place")
@@ -77,14 +82,17 @@ func (w *worker) write(ctx context.Context, f *os.File, old, e *replication.Entr
 		return err
 	} else if live != nil {
 		defer live.Close()
+		differ := replication.Differing(old.Chunks, e.Chunks)
+		patchable := e.Size >= inPlace && total(differ) <= e.Size/2 && old.Flags == 0 // else it is not to be opened
+		if patchable && extent.Count(live) > mostExtents {
+			return errPatch
+		}
 		if cloned, err = tree.Clone(f, live); err != nil {
 			return err
 		}
-		differ := replication.Differing(old.Chunks, e.Chunks)
-		switch {
-		case cloned:
+		if cloned {
 			need = differ
-		case e.Size >= inPlace && total(differ) <= e.Size/2 && old.Flags == 0: // else it is not to be opened
+		} else if patchable {
 			return errPatch
 		}
 	}

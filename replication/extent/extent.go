@@ -138,7 +138,7 @@ func look(f *os.File) (info, bool, error) {
 	}
 	ok := st.Mode&unix.S_IFMT == unix.S_IFREG &&
 		(uint32(fs.Type) == unix.XFS_SUPER_MAGIC || uint32(fs.Type) == unix.BTRFS_SUPER_MAGIC) &&
-		onDataDevice(fd)
+		onDataDevice(f)
 	return info{dev: uint64(st.Dev), size: st.Size, moves: uint32(fs.Type) != unix.XFS_SUPER_MAGIC}, ok, nil // types differ by architecture
 }
 
