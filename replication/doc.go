@@ -5,5 +5,5 @@
 //
 // This package holds the words of the trade ([ID], [Manifest], [Entry], [SealRequest]);
 // the four steps are in capture, store, wire and apply, images in image, and
-// engine runs them for one service.
+// engine runs them for one service; beneath them are tree, extent, watch, suspicion and durable.
 package replication

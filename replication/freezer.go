@@ -6,7 +6,8 @@ import (
 )
 
 // Freezer stops a service's containers at one instant. Freeze returns when all
-// stand still; thaw is called once. A failed Freeze leaves nothing frozen.
+// stand still; thaw is called exactly once, perhaps from another goroutine, and promptly
+// when FreezeMax is over. A failed Freeze leaves nothing frozen.
 type Freezer interface {
 	Freeze(ctx context.Context) (thaw func() error, err error)
 }

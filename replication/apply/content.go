@@ -21,16 +21,20 @@ import (
 // twice, and its whole length for each change.
 const inPlace = 8 << 20
 
-// mostExtents is in how many extents a file may lie to be cloned: that takes 50 µs for each, and leaves it in
+// mostExtents is in how many extents a file may lie to be cloned: that takes 10 to 50 µs for each, and leaves it in
 // ever more of them. Beyond it is patched, too.
-var mostExtents = 2000
+var mostExtents = 100
+
+// patchSpare is what a file system that shares blocks has to have free beside twice what is patched, bytes: nobody knows
+// what that takes, and a clone that finds no room leaves the file whole.
+const patchSpare = 64 << 20
 
 // errPatch: the file is to be patched where it is.
 var errPatch = errors.New("patch it in place")
 
 // file makes a file that is new or has other content. Where there was none before it is
 // written under its own name: a kill leaves a part of it there, but also the journal, with
-// which it is written again. What is there is never changed, but replaced when the new is whole.
+// which it is written again. What is there is replaced when the new is whole or, where it is large, patched (see patch).
 func (w *worker) file(ctx context.Context, old, e *replication.Entry) error {
 	if err := w.hook.At("make " + e.Path); err != nil {
 		return err
@@ -84,7 +88,7 @@ func (w *worker) write(ctx context.Context, f *os.File, old, e *replication.Entr
 		defer live.Close()
 		differ := replication.Differing(old.Chunks, e.Chunks)
 		patchable := e.Size >= inPlace && total(differ) <= e.Size/2 && old.Flags == 0 // else it is not to be opened
-		if patchable && extent.Count(live) > mostExtents {
+		if patchable && extent.Count(live) > mostExtents && spare(live) > 2*total(differ)+patchSpare {
 			return errPatch
 		}
 		if cloned, err = tree.Clone(f, live); err != nil {
@@ -115,6 +119,15 @@ func (w *worker) write(ctx context.Context, f *os.File, old, e *replication.Entr
 	return w.warned(tree.SetFileMeta(f, e))
 }
 
+// spare is what is free on f's file system, bytes; 0 where that cannot be told.
+func spare(f *os.File) int64 {
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+		return 0
+	}
+	return int64(fs.Bavail) * fs.Bsize
+}
+
 // inOne says whether an empty file gets its size by e's content being written in one.
 func inOne(e *replication.Entry) bool {
 	return e.Size == 0 || len(e.Chunks) == 1 && e.Chunks[0].Length == e.Size
@@ -132,7 +145,7 @@ func (w *worker) patch(ctx context.Context, old, e *replication.Entry) (err erro
 		return err
 	}
 	if f == nil {
-		return fmt.Errorf("%w: somebody else changes it", errPatch)
+		return fmt.Errorf("%q is not as this node left it: find and stop what writes to the standby's volume", e.Path)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	w.changed[e.Path] = struct{}{}

@@ -220,7 +220,7 @@ func (j *job) cloneAside(ctx context.Context, v *volume, n tree.Node, src *os.Fi
 			return err
 		}
 	}
-	s.file, s.cloned, err = v.clone(src)
+	s.file, s.cloned, err = v.cloneWhole(src)
 	return err
 }
 

@@ -1,6 +1,6 @@
-// Package capture reads a service's volumes at one instant: containers are
-// frozen while what changed is found by stat and set aside, thawed, and only
-// then is it hashed. An unchanged file costs one lstat.
+// Package capture reads a service's volumes at one instant. What is at rest is read first; then the
+// containers are frozen while what changed since is found by stat and set aside; after the thaw
+// the rest is hashed. Where there are no hints, an unchanged file costs one lstat.
 package capture
 
 import (
@@ -25,12 +25,8 @@ var ErrFreezeTooLong = errors.New("the freeze took too long")
 // come to rest. Try again.
 var ErrBusy = errors.New("files change while they are read")
 
-// Freezer stops the service's containers. Freeze returns when they all stand
-// still; thaw is called exactly once, perhaps from another goroutine, and
-// promptly when FreezeMax is over. A failed Freeze leaves nothing frozen.
-type Freezer interface {
-	Freeze(ctx context.Context) (thaw func() error, err error)
-}
+// Freezer stops the service's containers; see there.
+type Freezer = replication.Freezer
 
 // Sink takes content. store.PackWriter is one. Called from several goroutines.
 type Sink interface {
@@ -150,7 +146,7 @@ func (c *Capturer) Capture(ctx context.Context, r Request) (*Result, error) {
 			return res, err
 		}
 		if try == attempts {
-			return nil, fmt.Errorf("%w, also the %dth time: %w", ErrBusy, try, err)
+			return nil, fmt.Errorf("%w, %d times in a row: %w", ErrBusy, try, err)
 		}
 		c.log.Debug("a capture starts over", "try", try, "error", err)
 	}

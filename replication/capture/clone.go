@@ -16,10 +16,10 @@ import (
 // file by cloning what changed: to clone a file whole takes a time for each of its extents, and one that is
 // written to at random while clones of it are kept comes to lie in ever more of them.
 type clone struct {
-	f     *os.File
-	of    []*shadow   // what it was once; each knows where it is not that any more
-	lies  *extent.Map // of f; nil: to be looked at
-	apart bool        // from the file, so that the extents of both cannot be compared
+	f      *os.File
+	of     []*shadow   // what it was once; each knows where it is not that any more
+	layout *extent.Map // of f; nil: to be looked at
+	apart  bool        // from the file, so that the extents of both cannot be compared
 }
 
 // outdate notes for all that c was that it may be something else in ranges.
@@ -41,7 +41,7 @@ func (c *clone) release(s *shadow) error {
 	if c.of = slices.DeleteFunc(c.of, func(o *shadow) bool { return o == s }); len(c.of) > 0 {
 		return nil
 	}
-	c.lies = nil
+	c.layout = nil
 	return c.f.Close()
 }
 
@@ -54,7 +54,7 @@ func (c *clone) bring(ctx context.Context, src *os.File, size int64) (pieces int
 		return 0, false, err
 	}
 	if st.Size > size {
-		c.lies = nil
+		c.layout = nil
 		if err := c.f.Truncate(size); err != nil { // what is beyond the end of either counts as changed
 			return 0, false, err
 		}
@@ -72,8 +72,8 @@ func (c *clone) bring(ctx context.Context, src *os.File, size int64) (pieces int
 
 // changed is where src is not as c; dirty pages of both are written back for it.
 func (c *clone) changed(src *os.File, size int64) (ranges []extent.Range, sure bool, err error) {
-	if c.lies != nil {
-		return c.lies.Changed(src, size)
+	if c.layout != nil {
+		return c.layout.Changed(src, size)
 	}
 	return extent.Changed(c.f, src, size)
 }
@@ -84,7 +84,7 @@ const atOnce = 16 << 20
 
 // take clones ranges of src. False: it cannot, for one because src became shorter.
 func (c *clone) take(ctx context.Context, src *os.File, ranges []extent.Range) (pieces int, ok bool, err error) {
-	c.lies = nil
+	c.layout = nil
 	for _, r := range ranges {
 		for at, end := r.Offset, r.Offset+r.Length; at < end; at += atOnce {
 			if ctx.Err() != nil {
@@ -116,7 +116,7 @@ func blockSize(f *os.File) (int64, error) {
 	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
 		return block, &os.PathError{Op: "statfs", Path: f.Name(), Err: err}
 	}
-	return max(1, int64(fs.Bsize)), nil //nolint:unconvert // types differ by architecture
+	return max(1, fs.Bsize), nil
 }
 
 // snapshot is the large file src at path as it is now, size as bring has it: in a clone that is there already,
@@ -156,7 +156,7 @@ func (j *job) newClone(ctx context.Context, v *volume, src *os.File, size int64)
 			return nil, err
 		}
 	}
-	f, cloned, err := v.clone(src) // of its length changes meanwhile
+	f, cloned, err := v.cloneWhole(src) // in one: its length may have changed meanwhile
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +180,7 @@ func (v *volume) cloneOf(path string) *clone {
 // bringEarly has a clone of a busy file that differs little from it when the freeze begins, and has
 // looked where that lies.
 func (j *job) bringEarly(ctx context.Context, v *volume, path string, src *os.File) error {
-	block, err := blockSize(src)
+	whole, err := blockSize(src)
 	if err != nil {
 		return err
 	}
@@ -193,18 +193,18 @@ func (j *job) bringEarly(ctx context.Context, v *volume, path string, src *os.Fi
 		if err != nil {
 			return err
 		}
-		now, pieces, err := j.snapshot(ctx, v, path, src, st.Size-st.Size%block) // it may grow meanwhile
+		now, pieces, err := j.snapshot(ctx, v, path, src, st.Size-st.Size%whole) // it may grow meanwhile
 		if err != nil || now == nil {
 			return err
 		}
 		if old != nil && old != now.clone {
-			old.lies = nil
+			old.layout = nil
 		}
 		err = v.brought[path].close()
 		if v.brought[path] = now; err != nil {
 			return err
 		}
-		if now.clone.lies, err = extent.Take(now.clone.f); err != nil || pieces <= bringFew {
+		if now.clone.layout, err = extent.Take(now.clone.f); err != nil || pieces <= bringFew {
 			return err
 		}
 	}
@@ -217,9 +217,9 @@ const (
 	bringFew    = 500
 )
 
-// clone clones src into a file of the stage that has no name, so that it goes with
+// cloneWhole clones src into a file of the stage that has no name, so that it goes with
 // this process; empty where the file system cannot.
-func (v *volume) clone(src *os.File) (f *os.File, cloned bool, err error) {
+func (v *volume) cloneWhole(src *os.File) (f *os.File, cloned bool, err error) {
 	if f, err = tree.Nameless(v.StageDir); err != nil {
 		return nil, false, err
 	}

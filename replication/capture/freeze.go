@@ -21,7 +21,7 @@ func frozen(ctx context.Context, f Freezer, limit time.Duration, hook durable.Ho
 	if err := ctx.Err(); err != nil {
 		return 0, context.Cause(ctx)
 	}
-	tooLong := fmt.Errorf("%w: the containers run again after %s, this capture is dropped", ErrFreezeTooLong, limit)
+	tooLong := fmt.Errorf("%w: the containers run again after %s, this capture is dropped; if that goes on, raise freeze-max", ErrFreezeTooLong, limit)
 	if limit > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, tooLong)

@@ -99,7 +99,7 @@ func (j *job) close() error {
 			errs = append(errs, s.close())
 		}
 		for _, s := range v.brought {
-			s.clone.lies = nil // it may be large
+			s.clone.layout = nil // it may be large
 			errs = append(errs, s.close())
 		}
 		errs = append(errs, v.emptyStage(), v.root.Close())
@@ -149,8 +149,8 @@ func (v *volume) compareWith(base *replication.Manifest, x *tree.Index) {
 // show to have changed has not.
 func (v *volume) indexed() bool { return v.base != nil && v.index != nil }
 
-// look finds what must be read: by going through what the hints name where these
-// say all, else through the whole tree.
+// look finds what must be read: by going through what the hints name where they are
+// complete, else through the whole tree.
 func (j *job) look(ctx context.Context) error {
 	if err := j.c.hook.At("look"); err != nil {
 		return err

@@ -30,7 +30,7 @@ const (
 
 // shadow is a large file as it was captured.
 type shadow struct {
-	clone  *clone         // nil: blocks has a hash of each of its
+	clone  *clone         // nil: blocks has a hash of each block
 	stale  []extent.Range // where clone may have other content than the file had, in order
 	blocks []uint64
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -286,6 +287,41 @@ func TestNewHistoryArrivesFirst(t *testing.T) {
 			if wrote && a.diverged(archived) != "file=one late=unsealed" {
 				t.Errorf("the archive holds %q", a.diverged(archived))
 			}
+			a.apply()
+			if a.files() != b.files() {
+				t.Errorf("after the return: %q, active has %q", a.files(), b.files())
+			}
+		})
+	}
+}
+
+// TestNewTermArrivesMeanwhile: the store is told of another node's promotion while what this
+// node's containers had written is still being read, which takes its time where it is much.
+func TestNewTermArrivesMeanwhile(t *testing.T) {
+	for name, keep := range map[string]func(*side, replication.SealRequest) (replication.SealResult, string, error){
+		"went down": func(a *side, r replication.SealRequest) (replication.SealResult, string, error) {
+			return a.SealDirty(t.Context(), r)
+		},
+		"changed by hand": func(a *side, r replication.SealRequest) (replication.SealResult, string, error) {
+			return a.CheckTree(t.Context(), r, true)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := pair(t)
+			a.write("late", "unsealed")
+			theirs := takeOver(b)
+			r := a.request(1)
+			r.Quiesce = func(context.Context) (func() error, error) {
+				return func() error { return nil }, a.Store().Fence(2)
+			}
+			res, archived, err := keep(a, r)
+			if err != nil || !res.ID.IsZero() || archived == "" {
+				t.Fatalf("%+v, %q, %v", res, archived, err)
+			}
+			if got := a.diverged(archived); got != "file=one late=unsealed" {
+				t.Errorf("the archive holds %q", got)
+			}
+			b.send(a, theirs)
 			a.apply()
 			if a.files() != b.files() {
 				t.Errorf("after the return: %q, active has %q", a.files(), b.files())

@@ -76,8 +76,8 @@ func (e *Engine) Realign(ctx context.Context, base replication.ID) (archived []s
 // SealDirty takes care of what containers wrote on this node in a term that
 // ended without a final capture: the node went down. Where nobody has been
 // promoted since, as far as the store knows, it is sealed as the term's next
-// generation, and archived is empty. Where the store has a newer term's
-// generations already, it belongs to no chain any more: it is archived as
+// generation, and archived is empty. Where the store knows of a newer term, and be it since
+// the trees began to be read, it belongs to no chain any more: it is archived as
 // diverged, or it is nothing (ErrUnchanged is not returned: both results are empty).
 func (e *Engine) SealDirty(ctx context.Context, r replication.SealRequest) (res replication.SealResult, archived string, err error) {
 	head, err := e.store.Head()
@@ -85,11 +85,12 @@ func (e *Engine) SealDirty(ctx context.Context, r replication.SealRequest) (res 
 		return res, "", err
 	}
 	if head.Term <= r.Term {
-		res, err = e.Seal(ctx, r)
-		return res, "", err
+		if res, err = e.Seal(ctx, r); !errors.Is(err, replication.ErrStaleTerm) {
+			return res, "", err
+		}
 	}
 	archived, err = e.ArchiveTree(ctx, r)
-	return res, archived, err
+	return replication.SealResult{}, archived, err
 }
 
 // CheckTree looks, by stat alone where it can, whether the live trees are still at
@@ -112,13 +113,15 @@ func (e *Engine) CheckTree(ctx context.Context, r replication.SealRequest, sure 
 	}
 	if at == head && head.Term <= r.Term {
 		res, err = e.Seal(ctx, r)
-		if err != nil || !res.New {
+		if err == nil && res.New {
+			return res, "", nil
+		}
+		if !errors.Is(err, replication.ErrStaleTerm) { // the term may become known while the trees are read
 			return replication.SealResult{}, "", err
 		}
-		return res, "", nil
 	}
 	archived, err = e.archive(ctx, r, base)
-	return res, archived, err
+	return replication.SealResult{}, archived, err
 }
 
 // ArchiveForeign archives what somebody wrote to a standby's live trees, beside the

@@ -33,13 +33,6 @@ func Union(a, b []Range) []Range {
 	return out
 }
 
-// Supported says whether f is a file on a file system whose extent maps tell
-// what clones share: XFS or btrfs.
-func Supported(f *os.File) bool {
-	_, ok, err := look(f)
-	return ok && err == nil
-}
-
 // Changed gives the parts of the first size bytes in which a and b may differ,
 // in order, none touching the next. In every other part both read the same,
 // holes as zeros; what is beyond the end of either counts as changed. Dirty
@@ -117,7 +110,7 @@ func (m *Map) Changed(b *os.File, size int64) ([]Range, bool, error) {
 	}, b, size)
 }
 
-// info is what must agree before two files' physical addresses can be compared.
+// info is what is known of a file before where it lies is looked at; dev must agree for two to be compared.
 type info struct {
 	dev   uint64
 	size  int64

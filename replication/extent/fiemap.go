@@ -150,7 +150,7 @@ func (w *walker) next(pos int64) error {
 	last := page[len(page)-1]
 	w.page, w.last = page, last.flags&flagLast != 0
 	if last.end() <= pos && !w.last {
-		return fmt.Errorf("the extent map does not go on at offset %d: check the file system, or let it be compared by content", pos)
+		return fmt.Errorf("the extent map does not go on at offset %d: check the file system", pos)
 	}
 	return nil
 }
