@@ -136,13 +136,14 @@ func TestScatteredFileIsPatched(t *testing.T) {
 		if times++; now != before {
 			times = 0
 		}
-		if times > 1 && n > last+300 { // of 600; XFS had room set apart for copies, and the first time may not have let go of the file that was cloned
+		t.Logf("in %d extents; patched %d times", n, times)
+		if times > 2 && n > last+450 { // of 600; XFS had room set apart for copies, and at first may not have let go of the file that was cloned
 			t.Errorf("patched, and in %d extents after %d", n, last)
 		}
 		before, last = now, n
 		treetest.Same(t, r.src, r.dst)
 	}
-	if times < 2 {
+	if times < 3 {
 		t.Errorf("it is in %d extents, and was patched %d times", last, times)
 	}
 }
