@@ -33,7 +33,7 @@ func drillOptions(t *testing.T, f *fakePair) Options {
 		Service: "web", Method: f, Cluster: f, Run: f.Run,
 		Prober: LocalProber{Options: probe.Options{
 			Target: target, Timeout: 200 * time.Millisecond,
-			Writes: &probe.Writes{Writer: w, Verifier: probe.HTTPVerifier("http://"+f.addr+"/list", probe.TargetOptions{}), VerifyFor: time.Second},
+			Writes: &probe.Writes{Writer: ackedWriter{w, f}, Verifier: probe.HTTPVerifier("http://"+f.addr+"/list", probe.TargetOptions{}), VerifyFor: time.Second},
 		}},
 		Warmup: 300 * time.Millisecond, Jitter: time.Millisecond, Settle: 300 * time.Millisecond,
 		ReadyWait: 20 * time.Second, RecoverWait: 20 * time.Second, RestoreWait: 20 * time.Second,
@@ -70,7 +70,7 @@ func TestNodeLossIsTakenApart(t *testing.T) {
 		t.Errorf("the parts (%.1f ms) are more than the outage (%.1f ms)", sum, *r.OutageMS)
 	}
 	if r.Lost == nil || *r.Lost != 2 || r.Generation != "3.14" {
-		t.Errorf("lost = %v, generation %q; want 2 and 3.14", r.Lost, r.Generation)
+		t.Errorf("lost = %+v, generation %q; want 2 and 3.14", r.Probe.Writes, r.Generation)
 	}
 	if *rep.Rounds[1].Lost != 0 {
 		t.Errorf("round 2 counts the lost writes of round 1")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/agent/probe"
 )
 
 // fakePair is a pair of nodes that serve over real HTTP on loopback: harm to the active one stops the
@@ -30,7 +31,8 @@ type fakePair struct {
 	journal  []string
 	log      []api.Decision
 	writes   map[string]bool
-	forget   int // acknowledged writes that the loss takes along
+	acked    []int // writes that the client has an answer to, in that order
+	forget   int   // of those, how many the loss takes along
 	notReady []string
 	harmErr  error
 	never    bool // the other node never takes over
@@ -106,23 +108,30 @@ func (f *fakePair) Harm(_ context.Context, node string) error {
 	}
 	f.fresh = time.Now().Add(-700 * time.Millisecond)
 	// The newest acknowledged writes had not got across.
-	for n := maxKey(f.writes); f.forget > 0 && n > 0; n-- {
-		if f.writes[strconv.Itoa(n)] {
-			delete(f.writes, strconv.Itoa(n))
-			f.forget--
-		}
+	for ; f.forget > 0 && len(f.acked) > 0; f.forget-- {
+		last := len(f.acked) - 1
+		delete(f.writes, strconv.Itoa(f.acked[last]))
+		f.acked = f.acked[:last]
 	}
 	f.wg.Go(func() { f.takeOver(node) })
 	return nil
 }
 
-func maxKey(m map[string]bool) int {
-	top := 0
-	for k := range m {
-		n, _ := strconv.Atoi(k)
-		top = max(top, n)
+// ackedWriter tells the pair which writes the client has an answer to. The server
+// cannot know: it may be closed, or the client may give up, between record and answer.
+type ackedWriter struct {
+	probe.Writer
+	f *fakePair
+}
+
+func (w ackedWriter) Write(ctx context.Context, n int) error {
+	err := w.Writer.Write(ctx, n)
+	if err == nil {
+		w.f.mu.Lock()
+		defer w.f.mu.Unlock()
+		w.f.acked = append(w.f.acked, n)
 	}
-	return top
+	return err
 }
 
 func (f *fakePair) takeOver(node string) {
