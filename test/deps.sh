@@ -5,7 +5,7 @@ set -euo pipefail
 packages=(
   git ca-certificates gcc libc6-dev # Go's modules and its race detector
   rsync openssh-client openssh-server openssh-sftp-server # wire: real peers; treetest: a judge that is not ours
-  xfsprogs e2fsprogs mount util-linux # file systems of tests and of the lab's nodes
+  xfsprogs e2fsprogs btrfs-progs mount util-linux # file systems of tests and of the lab's nodes
   sqlite3 # replication: a database that writes through mappings
   mmdebstrap iproute2 nftables # the lab: nodes, cables
 )

@@ -73,11 +73,11 @@ type Map struct {
 const mapMost = 1 << 18
 
 // Take looks where f lies, up front: of two files that are compared then one needs no more looking at.
-// nil where Changed cannot tell either, where it lies in too many places, and where the file system moves files at rest, as
-// btrfs does.
+// nil where Changed cannot tell either, where it lies in too many places, and where it may be moved at rest: by the file system, as
+// btrfs does, or by whoever defragments it (see StayPut).
 func Take(f *os.File) (*Map, error) {
 	is, ok, err := look(f)
-	if err != nil || !ok || is.moves {
+	if err != nil || !ok || is.moves || !staysPut(f) || Count(f) > mapMost {
 		return nil, err
 	}
 	m := &Map{info: is}
@@ -110,11 +110,103 @@ func (m *Map) Changed(b *os.File, size int64) ([]Range, bool, error) {
 	}, b, size)
 }
 
+// Update is m of f after ranges of it, in order and beginning at whole blocks, were cloned into it anew, or cut off its
+// end: only there it is looked at. nil as of Take, and of nil.
+func (m *Map) Update(f *os.File, ranges []Range) (*Map, error) {
+	if m == nil || len(ranges) == 0 {
+		return m, nil
+	}
+	is, ok, err := look(f)
+	if err != nil || !ok {
+		return nil, err
+	}
+	whole := make([]Range, len(ranges)) // a block is replaced as one, also the last of the file
+	for i, r := range ranges {
+		whole[i] = Range{r.Offset, (r.Length + is.block - 1) / is.block * is.block}
+	}
+	var anew []fiemapExtent
+	fetch := reader(f)
+	for _, r := range whole {
+		for at, end := r.Offset, min(r.end(), (is.size+is.block-1)/is.block*is.block); at < end; {
+			page, err := fetch(at, end-at)
+			if errors.Is(err, errNotTold) {
+				return nil, nil
+			} else if err != nil {
+				return nil, err
+			}
+			for _, e := range page {
+				if from, to := max(at, int64(e.logical)), min(end, e.end()); from < to {
+					anew = append(anew, e.part(from, to))
+				}
+			}
+			if len(page) < perCall {
+				break
+			}
+			at = page[len(page)-1].end()
+		}
+	}
+	extents := merge(m.outside(whole), anew)
+	if len(extents) > mapMost {
+		return nil, nil
+	}
+	return &Map{info: is, extents: extents}, nil
+}
+
+// merge is both, each in order, in order.
+func merge(a, b []fiemapExtent) []fiemapExtent {
+	if len(b) == 0 {
+		return a
+	}
+	out := make([]fiemapExtent, 0, len(a)+len(b))
+	for _, e := range b {
+		i := 0
+		for i < len(a) && a[i].logical < e.logical {
+			i++
+		}
+		out = append(append(out, a[:i]...), e)
+		a = a[i:]
+	}
+	return append(out, a...)
+}
+
+// outside is m without ranges.
+func (m *Map) outside(ranges []Range) []fiemapExtent {
+	out := make([]fiemapExtent, 0, len(m.extents)+2*len(ranges))
+	for _, e := range m.extents {
+		for len(ranges) > 0 && ranges[0].end() <= int64(e.logical) {
+			ranges = ranges[1:]
+		}
+		at := int64(e.logical)
+		for _, r := range ranges {
+			if r.Offset >= e.end() {
+				break
+			}
+			if at < r.Offset {
+				out = append(out, e.part(at, r.Offset))
+			}
+			at = max(at, r.end())
+		}
+		if at < e.end() {
+			out = append(out, e.part(at, e.end()))
+		}
+	}
+	return out
+}
+
+// Len counts the extents, none of nil.
+func (m *Map) Len() int {
+	if m == nil {
+		return 0
+	}
+	return len(m.extents)
+}
+
 // info is what is known of a file before where it lies is looked at; dev must agree for two to be compared.
 type info struct {
 	dev   uint64
 	size  int64
-	moves bool // what lies in a file may come to lie elsewhere without being written to
+	block int64 // of the file system, bytes
+	moves bool  // what lies in a file may come to lie elsewhere without being written to
 }
 
 // look says whether f's extent map can be asked. A file on XFS' realtime device
@@ -132,7 +224,7 @@ func look(f *os.File) (info, bool, error) {
 	ok := st.Mode&unix.S_IFMT == unix.S_IFREG &&
 		(uint32(fs.Type) == unix.XFS_SUPER_MAGIC || uint32(fs.Type) == unix.BTRFS_SUPER_MAGIC) &&
 		onDataDevice(f)
-	return info{dev: uint64(st.Dev), size: st.Size, moves: uint32(fs.Type) != unix.XFS_SUPER_MAGIC}, ok, nil // types differ by architecture
+	return info{dev: uint64(st.Dev), size: st.Size, block: max(1, fs.Bsize), moves: uint32(fs.Type) != unix.XFS_SUPER_MAGIC}, ok, nil // types differ by architecture
 }
 
 // compare walks both to their size, which is one.

@@ -328,9 +328,6 @@ func TestWhereNobodyCanTell(t *testing.T) {
 
 // btrfs shows compressed and inline extents: they count as changed, never as the same.
 func TestBtrfs(t *testing.T) {
-	if _, err := exec.LookPath("mkfs.btrfs"); err != nil {
-		t.Skip("needs btrfs-progs")
-	}
 	mnt := treetest.Mount(t, "btrfs")
 	b := newBench(t, mnt, 64)
 	write(t, b.live, 9*block, noise(block, 2))

@@ -14,7 +14,9 @@ import (
 // does not, the call is refused and nothing is told.
 const (
 	iocFSGetXattr = 0x801c581f
-	xflagRealtime = 1
+	iocFSSetXattr = 0x401c5820
+	xflagRealtime = 1 << 0
+	xflagNoDefrag = 1 << 13
 
 	iocFiemap  = 0xc020660b
 	fiemapSync = 1 // write dirty pages back first
@@ -56,6 +58,24 @@ type fsxattr struct {
 func getFsxattr(f *os.File) (x fsxattr, ok bool) {
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), iocFSGetXattr, uintptr(unsafe.Pointer(&x)))
 	return x, errno == 0
+}
+
+// StayPut has xfs_fsr leave f where it lies: it finds files by their inodes, also those without a name. False where that
+// cannot be asked for.
+func StayPut(f *os.File) bool {
+	var x fsxattr // as one: a copy would lose what it has no names for
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), iocFSGetXattr, uintptr(unsafe.Pointer(&x))); errno != 0 {
+		return false
+	}
+	x.xflags |= xflagNoDefrag
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), iocFSSetXattr, uintptr(unsafe.Pointer(&x)))
+	return errno == 0
+}
+
+// staysPut says whether that was asked for.
+func staysPut(f *os.File) bool {
+	x, ok := getFsxattr(f)
+	return ok && x.xflags&xflagNoDefrag != 0
 }
 
 // Count is in how many extents f lies, where the file system knows that without looking at them, as XFS does; else 0.
@@ -171,6 +191,13 @@ func (w *walker) segment(pos int64, e fiemapExtent) segment {
 	// be invented) means that the address does not stand for the bytes. And a block
 	// that two files map is shared: one that is not flagged so is in one of them only.
 	return s
+}
+
+// part is e from from to to, which lie in it.
+func (e fiemapExtent) part(from, to int64) fiemapExtent {
+	e.physical += uint64(from) - e.logical
+	e.logical, e.length = uint64(from), uint64(to-from)
+	return e
 }
 
 // end is where e ends, as far as an offset goes.

@@ -95,6 +95,9 @@ func (h *history) create(name string) *os.File {
 
 func (h *history) clone(name string) *os.File {
 	f := h.create(name)
+	if !StayPut(f) {
+		h.t.Fatal("it cannot be kept from being moved")
+	}
 	if ok, err := tree.Clone(f, h.live); err != nil || !ok {
 		h.t.Fatalf("clone: %v, %v", ok, err)
 	}
@@ -226,4 +229,82 @@ func TestAnyUnion(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A clone that is brought up to its file piece by piece lies where what is remembered of it says, at any time.
+func TestMapFollowsItsFile(t *testing.T) {
+	mnt := treetest.Mount(t, "xfs")
+	run := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		run++
+		h := &history{t: rt, dir: filepath.Join(mnt, strconv.Itoa(run)), touched: map[int64]bool{}}
+		h.must(os.Mkdir(h.dir, 0o700))
+		defer os.RemoveAll(h.dir)
+		h.live = h.create("live")
+		defer h.live.Close()
+		kept := h.clone("kept")
+		defer kept.Close()
+		m, err := Take(kept)
+		h.must(err)
+		for range rapid.IntRange(1, 6).Draw(rt, "generations") {
+			for range rapid.IntRange(0, 8).Draw(rt, "changes") {
+				h.change()
+			}
+			n := size(t, h.live)
+			if was := size(t, kept); n < was {
+				h.must(kept.Truncate(n))
+				m, err = m.Update(kept, []Range{{n - n%block, was - n + n%block}})
+				h.must(err)
+			}
+			ranges, ok, err := m.Changed(h.live, n)
+			if err != nil || !ok {
+				rt.Fatal(ok, err)
+			}
+			for i, r := range ranges {
+				from := r.Offset - r.Offset%block
+				ranges[i] = Range{from, r.end() - from}
+				if ok, err := tree.CloneRange(kept, from, h.live, from, r.end()-from); err != nil || !ok {
+					rt.Fatal(ok, err)
+				}
+			}
+			m, err = m.Update(kept, ranges)
+			h.must(err)
+			fresh, err := Take(kept)
+			h.must(err)
+			if got, want := places(m), places(fresh); !slices.Equal(got, want) {
+				rt.Fatalf("after %v it lies at\n%v, and is said to lie at\n%v", ranges, want, got)
+			}
+			if ranges, ok, err := m.Changed(h.live, n); err != nil || !ok || len(ranges) > 0 {
+				rt.Fatalf("it is said to differ in %v: %v, %v", ranges, ok, err)
+			}
+		}
+	})
+}
+
+// places is where each block of a file lies; 0: it reads as zeros.
+func places(m *Map) (at []uint64) {
+	at = make([]uint64, (m.size+block-1)/block)
+	for _, e := range m.extents {
+		if e.flags&flagUnwritten != 0 {
+			continue
+		}
+		for b := int64(e.logical) / block; b < int64(len(at)) && b*block < e.end(); b++ {
+			at[b] = e.physical + uint64(b*block) - e.logical
+		}
+	}
+	return at
+}
+
+// Of what may be moved about nothing is remembered.
+func TestNoMapOfWhatMayMove(t *testing.T) {
+	b := newBench(t, treetest.Mount(t, "xfs"), 4)
+	if m, err := Take(b.before); m != nil || err != nil {
+		t.Errorf("%v, %v", m, err)
+	}
+	if !StayPut(b.before) {
+		t.Fatal("it cannot be kept from being moved")
+	}
+	if m, err := Take(b.before); m == nil || err != nil {
+		t.Errorf("%v, %v", m, err)
+	}
 }

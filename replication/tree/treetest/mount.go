@@ -2,6 +2,7 @@ package treetest
 
 import (
 	"bufio"
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,6 +30,9 @@ func Mount(t testing.TB, kind string) string {
 	if os.Getuid() != 0 {
 		t.Skip("mounting an " + kind + " image needs root; run the tests as root")
 	}
+	if known, err := os.ReadFile("/proc/filesystems"); err == nil && kind == "btrfs" && !bytes.Contains(known, []byte("\tbtrfs\n")) {
+		t.Skip("this kernel has no btrfs")
+	}
 	sweepOnce.Do(func() { sweep(t) })
 	dir, err := os.MkdirTemp("", images)
 	Must(t, err)
@@ -39,7 +43,7 @@ func Mount(t testing.TB, kind string) string {
 	Must(t, os.Mkdir(mnt, 0o755))
 	Must(t, os.WriteFile(img, nil, 0o600))
 	Must(t, os.Truncate(img, 1<<30))
-	need(t, "mkfs."+kind, map[string]string{"xfs": "xfsprogs", "ext4": "e2fsprogs"}[kind])
+	need(t, "mkfs."+kind, map[string]string{"xfs": "xfsprogs", "ext4": "e2fsprogs", "btrfs": "btrfs-progs"}[kind])
 	run(t, "mkfs."+kind, "-q", img)
 	run(t, "mount", "-o", "loop", img, mnt)
 	t.Cleanup(func() {
