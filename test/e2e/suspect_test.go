@@ -29,7 +29,7 @@ func testSuspect(t *testing.T, c *cluster) {
 		must(t, os.RemoveAll(active.HostPath(dir)))
 		c.sh(t, active, "pcs resource update registry on-suspect=alarm")
 	}()
-	c.sh(t, active, "pcs resource update registry on-suspect=hold")
+	c.sh(t, active, "pcs resource update registry on-suspect=hold --wait=60") // until the standby knows
 	doc := func(n *lab.Node, i int) string { return n.HostPath(filepath.Join(dir, fmt.Sprint("page", i))) }
 	var plain [][]byte
 	for i := range 16 {
