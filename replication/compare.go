@@ -2,6 +2,7 @@ package replication
 
 import (
 	"encoding/binary"
+	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -36,18 +37,7 @@ type Change struct {
 // hard link is compared as one: where it leads. What a directory that was moved holds
 // is listed file by file.
 func (m *Manifest) Compare(base *Manifest) []Change {
-	var out []Change
-	d := m.DeltaFrom(base)
-	for _, name := range d.Gone {
-		v := base.Volume(name)
-		for e := range v.Entries.All() {
-			out = append(out, Change{Kind: Removed, Volume: name, Path: e.Path, Before: e})
-		}
-	}
-	for i := range d.Volumes {
-		old := base.Volume(d.Volumes[i].Name)
-		out = append(out, compareVolume(&d.Volumes[i], old)...)
-	}
+	out := slices.Collect(m.EachChange(base))
 	slices.SortStableFunc(out, func(a, b Change) int {
 		if c := strings.Compare(a.Volume, b.Volume); c != 0 {
 			return c
@@ -57,7 +47,27 @@ func (m *Manifest) Compare(base *Manifest) []Change {
 	return out
 }
 
-func compareVolume(d *VolumeDelta, old *Volume) (out []Change) {
+// EachChange is Compare one by one: volume by volume, of each first what is there, by path, then what is gone.
+func (m *Manifest) EachChange(base *Manifest) iter.Seq[Change] {
+	return func(yield func(Change) bool) {
+		d := m.DeltaFrom(base)
+		for _, name := range d.Gone {
+			v := base.Volume(name)
+			for e := range v.Entries.All() {
+				if !yield(Change{Kind: Removed, Volume: name, Path: e.Path, Before: e}) {
+					return
+				}
+			}
+		}
+		for i := range d.Volumes {
+			if !compareVolume(&d.Volumes[i], base.Volume(d.Volumes[i].Name), yield) {
+				return
+			}
+		}
+	}
+}
+
+func compareVolume(d *VolumeDelta, old *Volume, yield func(Change) bool) bool {
 	var before *Entries
 	if old != nil {
 		before = old.Entries
@@ -79,21 +89,23 @@ func compareVolume(d *VolumeDelta, old *Volume) (out []Change) {
 			c.Kind, c.Bytes = Modified, Fresh(c.Before.Chunks, e.Chunks)
 		default:
 			c.Kind, c.Bytes = Added, Fresh(nil, e.Chunks)
-			if e.hasContent() {
+			if e.hasContent() && len(gone) > 0 {
 				if from := take(gone, e); from != nil {
 					c.Kind, c.From, c.Before, c.Bytes = Renamed, from.Path, from, 0
 					moved[from.Path] = true
 				}
 			}
 		}
-		out = append(out, c)
-	}
-	for _, path := range d.Del {
-		if !moved[path] {
-			out = append(out, Change{Kind: Removed, Volume: d.Name, Path: path, Before: before.Get(path)})
+		if !yield(c) {
+			return false
 		}
 	}
-	return out
+	for _, path := range d.Del {
+		if !moved[path] && !yield(Change{Kind: Removed, Volume: d.Name, Path: path, Before: before.Get(path)}) {
+			return false
+		}
+	}
+	return true
 }
 
 // take finds where e may have come from, and takes it away: preferably a file whose

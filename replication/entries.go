@@ -81,9 +81,17 @@ func (es *Entries) Get(path string) *Entry {
 	if es == nil {
 		return nil
 	}
-	e, _ := es.byPath.Get(&Entry{Path: path})
+	at := probes.Get().(*Entry)
+	at.Path = path
+	e, _ := es.byPath.Get(at)
+	at.Path = ""
+	probes.Put(at)
 	return e
 }
+
+// probes are what a path is looked for with: as many garbage entries as there are files would lie between those that
+// stay, and leave holes in memory that nothing else fits in.
+var probes = sync.Pool{New: func() any { return new(Entry) }}
 
 // Set puts e where its path says.
 func (es *Entries) Set(e *Entry) {
@@ -138,7 +146,13 @@ func (es *Entries) Below(dir string) iter.Seq[*Entry] {
 		if dir == "." {
 			prefix = ""
 		}
-		es.byPath.AscendGreaterOrEqual(&Entry{Path: prefix}, func(e *Entry) bool {
+		at := probes.Get().(*Entry)
+		at.Path = prefix
+		defer func() {
+			at.Path = ""
+			probes.Put(at)
+		}()
+		es.byPath.AscendGreaterOrEqual(at, func(e *Entry) bool {
 			if e.Path == "." {
 				return true
 			}

@@ -12,9 +12,9 @@ import (
 // can be lost with Podman's socket.
 const inspectEvery = 5 * time.Second
 
-// runActive captures every interval and ships what was captured. Capturing and
-// shipping do not wait for each other: a slow link costs freshness on the
-// standby, not sealed history here.
+// runActive captures every interval and ships what was captured, side by side: the next generation is captured while
+// the last one travels. Where that takes longer, captures keep its pace (see shipping.pace), but never stop: a slow
+// link costs freshness on the standby, not sealed history here.
 func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 	ship := s.startShipping(ctx, quit)
 	defer ship.wait()
@@ -36,7 +36,11 @@ func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 			_ = s.refresh(ctx) // it has said so; processes are judged by the kernel
 			inspected = time.Now()
 		}
-		if _, err := s.cycle(ctx, ship.now); err != nil && ctx.Err() == nil {
+		res, err := s.cycle(ctx, ship.now)
+		if res.New { // also where the command after the capture failed
+			ship.isNew()
+		}
+		if err != nil && ctx.Err() == nil {
 			s.replicationProblem(err)
 		} else if err == nil {
 			s.replicationProblem(nil)
@@ -55,6 +59,9 @@ func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 			return
 		case <-wake:
 		case <-time.After(max(0, time.Duration(s.interval())-time.Since(began))):
+		}
+		if !ship.pace(ctx, quit) {
+			return
 		}
 	}
 }

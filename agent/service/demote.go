@@ -33,6 +33,7 @@ func (s *Service) demote(ctx context.Context) error {
 	if rec.Role == api.RoleStopped && rec.Step == stepNone {
 		return api.Errorf(api.KindNotRunning, "Pacemaker orders start first", "service %s is stopped on %s", s.name, s.Node)
 	}
+	s.Replica.EndPromoted()
 	s.loop.finish(finishTime)
 	if err := s.persist(func(r *record) { r.Step = stepDemoting }); err != nil {
 		return err

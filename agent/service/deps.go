@@ -142,6 +142,11 @@ type Replica interface {
 	Keep(name, why string) error
 	// Revert commits the generation's content as the next of the request's term; it can be done again.
 	Revert(name string, req replication.SealRequest) (id replication.ID, notes []string, err error)
+	// Promoted prepares the first Seal of an active node, while the containers start: the live tree
+	// is what the head says.
+	Promoted()
+	// EndPromoted ends what Promoted began, if that is still going on.
+	EndPromoted()
 	// Recheck makes the next Apply look at the whole live tree.
 	Recheck() error
 	// Realign archives what goes beyond base as diverged and sets the head back to it.

@@ -43,6 +43,7 @@ type node struct {
 	archived int // version of the tree in the archive
 	pinned   []string
 	lost     int // what the store lacks
+	cloning  bool
 	suspect  []store.Suspect
 	mended   int
 	room     store.Room
@@ -465,6 +466,8 @@ func (r replica) Realign(_ context.Context, base replication.ID) (out []string, 
 func (r replica) Diverged() []string      { return nil }
 func (r replica) PendingImages() []string { return nil }
 func (r replica) DropImage(string)        {}
+func (r replica) Promoted()               { r.n.with(func() { r.n.cloning = true }) }
+func (r replica) EndPromoted()            { r.n.with(func() { r.n.cloning = false }) }
 func (r replica) ArchiveTree(context.Context, replication.SealRequest) (string, error) {
 	return "0.1", nil
 }

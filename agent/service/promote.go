@@ -97,14 +97,18 @@ func (s *Service) activate(ctx context.Context, term uint64, unique func() error
 		return err
 	}
 	s.Crash("promote:fenced")
-	if err := s.settleTree(ctx); err != nil {
+	settled, err := s.settleTree(ctx)
+	if err != nil {
 		return err
 	}
 	s.stepDone("tree", term, began)
 	s.Crash("promote:tree")
+	if settled {
+		s.Replica.Promoted()
+	}
 	began = s.Now()
 	spec := s.snapshot().Spec
-	err := s.startContainers(ctx, spec)
+	err = s.startContainers(ctx, spec)
 	if errors.Is(err, ErrNeedsAddress) {
 		// Then the address comes first; nobody is served until the container runs.
 		if err = unique(); err == nil {
@@ -143,31 +147,31 @@ func (s *Service) activate(ctx context.Context, term uint64, unique func() error
 // no head, the tree is the origin's own. It ends with the durable mark "dirty": from
 // then on containers may write, so a promotion that is taken up after a kill must
 // not apply again, and a demotion must seal. Before, the tree may be between two
-// generations, and nothing may be sealed.
-func (s *Service) settleTree(ctx context.Context) error {
+// generations, and nothing may be sealed. False: containers may have written already.
+func (s *Service) settleTree(ctx context.Context) (settled bool, err error) {
 	if s.snapshot().Dirty {
-		return nil
+		return false, nil
 	}
 	def, head, err := s.headDefinition()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !head.IsZero() {
 		if err := s.prepare(ctx, def); err != nil {
-			return err
+			return false, err
 		}
 		if err := s.goBack(def, head); err != nil {
-			return err
+			return false, err
 		}
 		if err := s.applyHead(ctx); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := s.persist(func(r *record) { r.Dirty, r.Adopted, r.Restore = true, true, "" }); err != nil {
-		return err
+		return false, err
 	}
 	// The trees are at no generation from here on.
-	return s.Replica.Recheck()
+	return true, s.Replica.Recheck()
 }
 
 // startContainers starts the containers in the order in which they are named, then

@@ -79,6 +79,7 @@ func (s *Service) noRestore(name string, err error) error {
 //  4. the tree is brought to the head;
 //  5. the mark "dirty", then the containers start.
 func (s *Service) restoreActive(ctx context.Context, rec record, res *api.RestoreResult) error {
+	s.Replica.EndPromoted()
 	s.loop.finish(finishTime)
 	if err := s.persist(func(r *record) { r.Step = stepRestoring }); err != nil {
 		s.loop.start(s.runActive)

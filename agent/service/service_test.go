@@ -45,6 +45,16 @@ func wantNothing(t *testing.T, n *node) {
 	}
 }
 
+// wantCloning: the first capture after a promotion is being prepared.
+func wantCloning(t *testing.T, n *node, want bool) {
+	t.Helper()
+	n.with(func() {
+		if n.cloning != want {
+			t.Errorf("files are cloned for the first capture: %v", n.cloning)
+		}
+	})
+}
+
 // wantSealed: what the containers wrote is the head's content.
 func wantSealed(t *testing.T, n *node) {
 	t.Helper()
@@ -66,7 +76,9 @@ func TestLifeOfAService(t *testing.T) {
 	}
 	must(t, s, api.ActionPromote, api.ActionPromote)
 	wantActive(t, n, s)
+	wantCloning(t, n, true)
 	must(t, s, api.ActionDemote, api.ActionDemote)
+	wantCloning(t, n, false)
 	wantNothing(t, n)
 	wantSealed(t, n)
 	head, _ := replica{n}.Head()
@@ -110,6 +122,8 @@ func TestKilledInPromote(t *testing.T) {
 					wrote = n.tree
 				})
 				s = n.agent()
+				wasDirty := s.snapshot().Dirty
+				n.with(func() { n.cloning = false }) // with the agent
 				s.Resume()
 				if res, _, err := do(s, api.ActionMonitor); err != nil || res.Health != api.HealthFailed {
 					t.Errorf("monitor of an interrupted promotion: %+v, %v", res, err)
@@ -120,6 +134,7 @@ func TestKilledInPromote(t *testing.T) {
 					if term := s.snapshot().Term; term != 2 {
 						t.Errorf("taken up with term %d", term)
 					}
+					wantCloning(t, n, !wasDirty) // or containers may have written since the tree was at a generation
 					n.with(func() {
 						if n.tree < wrote {
 							t.Errorf("what was written is gone: the tree is at version %d, was at %d", n.tree, wrote)

@@ -14,16 +14,96 @@ import (
 type shipping struct {
 	fresh []chan struct{} // by peer
 	wg    sync.WaitGroup
+	ended chan struct{} // signalled when a peer was sent to
+
+	mu     sync.Mutex // guards what follows
+	sealed int        // generations of its loop since the start
+	peers  []progress // by peer
+}
+
+// progress is how far a peer is.
+type progress struct {
+	has     int // of sealed
+	sending bool
+	failed  bool // the last time
 }
 
 func (s *Service) startShipping(ctx context.Context, quit <-chan struct{}) *shipping {
-	sh := &shipping{}
-	for _, peer := range s.Peers.Names() {
+	names := s.Peers.Names()
+	sh := &shipping{ended: make(chan struct{}, 1), peers: make([]progress, len(names))}
+	for i, peer := range names {
 		fresh := make(chan struct{}, 1)
 		sh.fresh = append(sh.fresh, fresh)
-		sh.wg.Go(func() { s.shipLoop(ctx, quit, fresh, peer) })
+		sh.wg.Go(func() {
+			s.shipLoop(ctx, quit, fresh, peer, func() error {
+				return sh.follow(i, func() error { return s.shipTo(ctx, peer) })
+			})
+		})
 	}
 	return sh
+}
+
+// follow notes how far a peer is when it was sent to.
+func (sh *shipping) follow(peer int, send func() error) error {
+	sh.mu.Lock()
+	sealed := sh.sealed
+	p := &sh.peers[peer]
+	p.sending = true
+	sh.mu.Unlock()
+	err := send()
+	sh.mu.Lock()
+	p.sending = false
+	if err == nil {
+		p.has = sealed
+	}
+	p.failed = err != nil
+	sh.mu.Unlock()
+	signal(sh.ended)
+	return err
+}
+
+// isNew says that a generation was sealed.
+func (sh *shipping) isNew() {
+	sh.mu.Lock()
+	sh.sealed++
+	sh.mu.Unlock()
+}
+
+// crowded: one generation more would only wait: the peers that are being sent to have not yet got the one before the last. One
+// that could not be sent to does not count until it can again.
+func (sh *shipping) crowded() bool {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	crowded := false
+	for _, p := range sh.peers {
+		if p.has >= sh.sealed-1 {
+			return false
+		}
+		crowded = crowded || p.sending && !p.failed
+	}
+	return crowded
+}
+
+// paceMost is how long a capture waits for the generations before it to be sent.
+const paceMost = 2 * time.Second
+
+// pace waits while it is crowded: what cannot be sent yet only makes the containers stand still, and what can
+// be sent come later. Not for long: the history here goes on whatever the standbys do. False: it is time to end.
+func (sh *shipping) pace(ctx context.Context, quit <-chan struct{}) bool {
+	enough := time.NewTimer(paceMost)
+	defer enough.Stop()
+	for sh.crowded() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-quit:
+			return false
+		case <-enough.C:
+			return true
+		case <-sh.ended:
+		}
+	}
+	return true
 }
 
 // now says that there is something new to send. It does not block.
@@ -37,7 +117,7 @@ func (sh *shipping) now() {
 func (sh *shipping) wait() { sh.wg.Wait() }
 
 // shipLoop sends a peer what is new, and what it lacks if it was away.
-func (s *Service) shipLoop(ctx context.Context, quit, fresh <-chan struct{}, peer string) {
+func (s *Service) shipLoop(ctx context.Context, quit, fresh <-chan struct{}, peer string, send func() error) {
 	var images sync.WaitGroup
 	ictx, cancel := context.WithCancel(ctx) // an image is not waited for
 	defer images.Wait()
@@ -51,7 +131,7 @@ func (s *Service) shipLoop(ctx context.Context, quit, fresh <-chan struct{}, pee
 			return
 		case <-fresh:
 		}
-		_ = s.shipTo(ctx, peer) // it has said so
+		_ = send() // it has said so
 		select {
 		case sending <- struct{}{}: // images do not hold up data
 			images.Go(func() { s.shipImages(ictx, peer); <-sending })

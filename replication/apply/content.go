@@ -51,7 +51,7 @@ func (w *worker) file(ctx context.Context, old, e *replication.Entry) error {
 		}
 		return err
 	}
-	w.replaced[e.Path] = struct{}{}
+	w.renewed(e)
 	if name == e.Path {
 		w.done(e.Path)
 		return nil

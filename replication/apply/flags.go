@@ -15,25 +15,31 @@ import (
 // paths again. So all that such a change can have been in the way of is looked at,
 // and nothing is remembered.
 func (w *worker) protect(put []*replication.Entry, del []string) error {
-	paths := maps.Clone(w.changed)
-	maps.Copy(paths, w.touched)
+	paths := map[string]struct{}{}
+	flagged := func(path string) {
+		if e := w.to.Get(path); e != nil && e.Flags != 0 {
+			paths[path] = struct{}{}
+		}
+	}
+	for path := range w.changed {
+		flagged(path)
+	}
+	for path := range w.touched {
+		flagged(path)
+	}
 	links := func(e *replication.Entry) { // flags are the inode's, and so its first path's
 		if e != nil && e.Link != "" {
-			paths[e.Link] = struct{}{}
+			flagged(e.Link)
 		}
 	}
 	for _, e := range put {
-		paths[e.Path] = struct{}{}
+		flagged(e.Path)
 		links(e)
 		links(w.from.Get(e.Path))
 	}
 	for _, path := range del {
 		links(w.from.Get(path))
 	}
-	maps.DeleteFunc(paths, func(path string, _ struct{}) bool {
-		e := w.to.Get(path)
-		return e == nil || e.Flags == 0
-	})
 	for _, path := range slices.SortedFunc(maps.Keys(paths), replication.ComparePaths) {
 		e := w.to.Get(path)
 		if err := w.hook.At("flags " + path); err != nil {

@@ -69,7 +69,7 @@ func (l *liveIndex) update(now time.Time, root *tree.Root, v *replication.Volume
 		st, err := near.Lstat(path)
 		switch {
 		case err == nil:
-			ns.Set(tree.Node{Path: path, Stat: st})
+			ns.Set(&tree.Node{Path: path, Stat: st})
 		case tree.Vanished(err):
 			ns.Delete(path)
 		default:

@@ -36,7 +36,7 @@ func liveEntries(ctx context.Context, g Generations, root *tree.Root, want *repl
 		case linked:
 			e.Link = lead
 		case w != nil && e.Type != 0:
-			if e, err = liveEntry(ctx, g, root, n, w); err != nil {
+			if e, err = liveEntry(ctx, g, root, *n, w); err != nil {
 				return nil, err
 			}
 			fallthrough

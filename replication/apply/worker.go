@@ -30,7 +30,7 @@ type worker struct {
 	fresh    bool                // from is what the tree is: nothing is in it that an interrupted apply left
 	apart    bool                // content gets blocks of its own: those that a pack has may be the damaged ones
 	changed  map[string]struct{} // paths whose stat is not what it was
-	replaced map[string]struct{} // paths that got a new inode: hard links to them are made again
+	replaced map[string]struct{} // hard links, and paths that have some, that got a new inode: links to them are made again
 	touched  map[string]struct{} // directories whose entries changed: their mtime is set again
 }
 
@@ -64,10 +64,22 @@ func (w *worker) run(ctx context.Context, put []*replication.Entry, del []string
 	return w.protect(put, del)
 }
 
+// renewed notes that e got a new inode, where that matters to hard links.
+func (w *worker) renewed(e *replication.Entry) {
+	linked := e.Link != ""
+	for range w.to.LinksTo(e.Path) {
+		linked = true
+		break
+	}
+	if linked {
+		w.replaced[e.Path] = struct{}{}
+	}
+}
+
 // relink makes hard links again whose file is a new inode, and notes those whose
 // file has other metadata: their stat is another too.
 func (w *worker) relink() error {
-	for path := range maps.Clone(w.changed) {
+	for path := range w.changed { // what is added on the way are links, and nothing links to those
 		_, replaced := w.replaced[path]
 		for l := range w.to.LinksTo(path) {
 			if _, made := w.replaced[l]; made {
@@ -147,7 +159,7 @@ func (w *worker) entry(ctx context.Context, old, e *replication.Entry) error {
 		if e.Type == replication.TypeFile {
 			return w.file(ctx, old, e)
 		}
-		w.replaced[e.Path] = struct{}{}
+		w.renewed(e)
 		return w.place(e, func(temp string) error { return w.make(temp, e) })
 	case !old.SameMeta(e):
 		return w.meta(e)
@@ -156,7 +168,7 @@ func (w *worker) entry(ctx context.Context, old, e *replication.Entry) error {
 }
 
 func (w *worker) link(e *replication.Entry) error {
-	w.replaced[e.Path] = struct{}{}
+	w.renewed(e)
 	return w.place(e, func(temp string) error { return w.root.Link(e.Link, temp) })
 }
 

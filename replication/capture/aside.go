@@ -63,9 +63,10 @@ var errTooMuch = errors.New("too much to keep in memory")
 
 // setAside secures what is dirty. Called in the freeze: it must be quick.
 func (j *job) setAside(ctx context.Context) error {
+	j.beginFlush()
 	budget := int64(smallBudget)
 	for _, v := range j.vols {
-		for _, path := range v.todo() {
+		for path := range v.todo() {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
@@ -136,7 +137,7 @@ func (j *job) chase(ctx context.Context, v *volume, path string, budget *int64) 
 		} else if err != nil {
 			return nil, err
 		}
-		if _, dirty := v.dirty[path]; !dirty {
+		if !v.dirty.Has(path) {
 			return nil, nil
 		}
 		n := v.node(path)
@@ -146,7 +147,7 @@ func (j *job) chase(ctx context.Context, v *volume, path string, budget *int64) 
 			j.res.Moved++
 			// The index is not to say that this is what the file was at rest.
 			n.Stat.CtimeNs = 0
-			v.now.Set(n)
+			v.now.Set(&n)
 		}
 		if !errors.Is(err, errMoved) || try == 2*attempts {
 			return s, err

@@ -59,7 +59,8 @@ type Capturer struct {
 	pending pending
 	mapped  map[string]map[uint64]string // by volume, see volume.mapped
 	shadows map[string]*shadows          // by volume
-	sparing time.Time                    // until then little is left to do in freezes, see job.spare
+	layouts layouts
+	sparing time.Time // until then little is left to do in freezes, see job.spare
 }
 
 // New makes a Capturer.

@@ -82,8 +82,9 @@ type bench struct {
 	limit   time.Duration
 	loose   bool
 	hints   Hints
-	with    *Capturer // nil: a new one each time
-	onPut   func()    // called once, in the next Put
+	with    *Capturer                              // nil: a new one each time
+	onPut   func()                                 // called once, in the next Put
+	stored  func(replication.Hash) ([]byte, error) // nil: there is no store
 }
 
 func (b *bench) Has(h replication.Hash) bool {
@@ -118,7 +119,7 @@ func newBench(t testing.TB, dir string) *bench {
 func (b *bench) in(name string) string { return b.vol.Path + "/" + name }
 
 func (b *bench) capture() (*Result, error) {
-	r := Request{Volumes: []Volume{b.vol}, Base: b.base, Index: b.index, Sink: b, FreezeMax: b.limit, Loose: b.loose, Hints: b.hints}
+	r := Request{Volumes: []Volume{b.vol}, Base: b.base, Index: b.index, Sink: b, FreezeMax: b.limit, Loose: b.loose, Hints: b.hints, Content: b.stored}
 	if b.freeze != nil {
 		r.Freezer = b.freeze
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -17,9 +18,35 @@ import (
 // written to at random while clones of it are kept comes to lie in ever more of them.
 type clone struct {
 	f      *os.File
-	of     []*shadow   // what it was once; each knows where it is not that any more
-	layout *extent.Map // of f; nil: to be looked at
-	apart  bool        // from the file, so that the extents of both cannot be compared
+	of     []*shadow      // what it was once; each knows where it is not that any more
+	layout *extent.Map    // where f lay before since; nil: to be looked at
+	since  []extent.Range // what was cloned into f, or cut off
+	known  *layouts       // of all clones
+	used   bool           // in this capture
+	behind bool           // much was different in the file when f was last brought up to it
+	apart  bool           // from the file, so that the extents of both cannot be compared
+}
+
+// look finds where f lies. It takes a time for each piece that was cloned, and is left until that is
+// asked again: in a freeze only where nobody knew before that the file is busy.
+func (c *clone) look() error {
+	layout, err := c.layout.Update(c.f, c.since)
+	if err == nil && layout == nil && c.known.room(extent.Count(c.f)) {
+		layout, err = extent.Take(c.f)
+	}
+	c.since = nil
+	c.remember(layout)
+	return err
+}
+
+// remember keeps where f lies, if there is room for that.
+func (c *clone) remember(m *extent.Map) {
+	c.known.extents.Add(int64(-c.layout.Len()))
+	if !c.known.room(m.Len()) {
+		m = nil
+	}
+	c.known.extents.Add(int64(m.Len()))
+	c.layout = m
 }
 
 // outdate notes for all that c was that it may be something else in ranges.
@@ -41,7 +68,7 @@ func (c *clone) release(s *shadow) error {
 	if c.of = slices.DeleteFunc(c.of, func(o *shadow) bool { return o == s }); len(c.of) > 0 {
 		return nil
 	}
-	c.layout = nil
+	c.remember(nil)
 	return c.f.Close()
 }
 
@@ -54,10 +81,14 @@ func (c *clone) bring(ctx context.Context, src *os.File, size int64) (pieces int
 		return 0, false, err
 	}
 	if st.Size > size {
-		c.layout = nil
-		if err := c.f.Truncate(size); err != nil { // what is beyond the end of either counts as changed
+		c.since = extent.Union(c.since, []extent.Range{{Offset: size, Length: st.Size - size}})
+		if err := errors.Join(wholeBlocks(c.f, c.since), c.f.Truncate(size)); err != nil { // what is beyond the end of either counts as changed
 			return 0, false, err
 		}
+	}
+	c.used = true
+	if err := c.look(); err != nil {
+		return 0, false, err
 	}
 	ranges, sure, err := c.changed(src, size)
 	if c.apart = err == nil && !sure; err != nil || !sure || length(ranges) > size/2 {
@@ -67,7 +98,12 @@ func (c *clone) bring(ctx context.Context, src *os.File, size int64) (pieces int
 		return 0, false, err
 	}
 	c.outdate(ranges)
-	return c.take(ctx, src, ranges)
+	if pieces, ok, err = c.take(ctx, src, ranges); err != nil || !ok {
+		c.remember(nil) // it is something in between
+		return pieces, ok, err
+	}
+	c.since, c.behind = ranges, pieces > bringFew
+	return pieces, ok, err
 }
 
 // changed is where src is not as c; dirty pages of both are written back for it.
@@ -84,7 +120,6 @@ const atOnce = 16 << 20
 
 // take clones ranges of src. False: it cannot, for one because src became shorter.
 func (c *clone) take(ctx context.Context, src *os.File, ranges []extent.Range) (pieces int, ok bool, err error) {
-	c.layout = nil
 	for _, r := range ranges {
 		for at, end := r.Offset, r.Offset+r.Length; at < end; at += atOnce {
 			if ctx.Err() != nil {
@@ -149,7 +184,8 @@ func (j *job) newClone(ctx context.Context, v *volume, src *os.File, size int64)
 		if err != nil {
 			return nil, err
 		}
-		c := &clone{f: f}
+		_ = extent.StayPut(f) // or it is looked at anew each time
+		c := &clone{f: f, known: &j.c.layouts, behind: true, used: true}
 		if _, ok, err := c.take(ctx, src, []extent.Range{{Length: size}}); err == nil && ok {
 			return c, nil
 		} else if err = errors.Join(err, f.Close()); err != nil {
@@ -163,7 +199,7 @@ func (j *job) newClone(ctx context.Context, v *volume, src *os.File, size int64)
 	if !cloned {
 		return nil, f.Close()
 	}
-	return &clone{f: f}, nil
+	return &clone{f: f, known: &j.c.layouts, behind: true, used: true}, nil
 }
 
 // cloneOf is the clone that there is of the file at path; nil: none.
@@ -193,18 +229,15 @@ func (j *job) bringEarly(ctx context.Context, v *volume, path string, src *os.Fi
 		if err != nil {
 			return err
 		}
-		now, pieces, err := j.snapshot(ctx, v, path, src, st.Size-st.Size%whole) // it may grow meanwhile
+		now, _, err := j.snapshot(ctx, v, path, src, st.Size-st.Size%whole) // it may grow meanwhile
 		if err != nil || now == nil {
 			return err
-		}
-		if old != nil && old != now.clone {
-			old.layout = nil
 		}
 		err = v.brought[path].close()
 		if v.brought[path] = now; err != nil {
 			return err
 		}
-		if now.clone.layout, err = extent.Take(now.clone.f); err != nil || pieces <= bringFew {
+		if err := now.clone.look(); err != nil || !now.clone.behind {
 			return err
 		}
 	}
@@ -216,6 +249,37 @@ const (
 	bringRounds = 3
 	bringFew    = 500
 )
+
+// keptExtents is of how many extents of clones it is remembered where they lie, from one capture to the next: 14 MiB of
+// them. The other clones are looked at anew each time.
+var keptExtents int64 = 1 << 18 // only tests change it
+
+// layouts is what all clones of a Capturer are remembered with.
+type layouts struct {
+	extents atomic.Int64
+	short   atomic.Bool // there was no room for one
+}
+
+func (l *layouts) room(extents int) bool {
+	room := l.extents.Load()+int64(extents) <= keptExtents
+	if !room {
+		l.short.Store(true)
+	}
+	return room
+}
+
+// trimLayouts makes room, where there was none in this capture, by what it did not need.
+func (c *Capturer) trimLayouts() {
+	short := c.layouts.short.Swap(false)
+	for _, ss := range c.shadows {
+		for of := range ss.clones {
+			if short && !of.used {
+				of.remember(nil)
+			}
+			of.used = false
+		}
+	}
+}
 
 // cloneWhole clones src into a file of the stage that has no name, so that it goes with
 // this process; empty where the file system cannot.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -93,8 +94,19 @@ var edits = map[string]func(t testing.TB, rnd *rand.Rand, path string, f *os.Fil
 // Whatever is done to a large file between captures, before the freeze and while a generation is given up: what
 // is captured is what the file was in the freeze.
 func TestCloneFollowsTheFile(t *testing.T) {
+	for _, extents := range []int64{keptExtents, 3, 0} {
+		t.Run(fmt.Sprint(extents, " extents are remembered"), func(t *testing.T) {
+			defer func(was int64) { keptExtents = was }(keptExtents)
+			keptExtents = extents
+			testCloneFollowsTheFile(t, "xfs")
+		})
+	}
+	t.Run("btrfs", func(t *testing.T) { testCloneFollowsTheFile(t, "btrfs") })
+}
+
+func testCloneFollowsTheFile(t *testing.T, fs string) {
 	rnd := rand.New(rand.NewPCG(treetest.Seed(t), 0))
-	b := newBench(t, treetest.Mount(t, "xfs"))
+	b := newBench(t, treetest.Mount(t, fs))
 	ahead := time.Duration(0)
 	b.with = New(Options{Settle: racy, Now: func() time.Time { return time.Now().Add(ahead) }})
 	t.Cleanup(func() { treetest.Must(t, b.with.Close()) })
@@ -135,6 +147,13 @@ func TestCloneFollowsTheFile(t *testing.T) {
 		if rnd.IntN(3) == 0 { // the generation is not committed
 			b.base, b.index = base, index
 		}
+		if is := b.with.layouts.extents.Load(); is > keptExtents {
+			t.Fatalf("%d extents are remembered, of %d", is, keptExtents)
+		}
+	}
+	treetest.Must(t, b.with.Close())
+	if is := b.with.layouts.extents.Load(); is != 0 {
+		t.Errorf("%d extents are remembered of no clone", is)
 	}
 }
 
@@ -157,6 +176,14 @@ func TestSameCloneIsKept(t *testing.T) {
 		now := b.clone(t)
 		if another := name == "another file" || name == "a small one"; (now == was) == another {
 			t.Errorf("%s: the same clone: %v", name, now == was)
+		} else if !another && now.layout == nil {
+			t.Errorf("%s: it is forgotten where the clone lies", name)
+		}
+		treetest.Must(t, now.look())
+		st, err := tree.FileStat(now.f)
+		treetest.Must(t, err)
+		if elsewhere, sure, err := now.layout.Changed(now.f, st.Size); err != nil || !sure || len(elsewhere) > 0 {
+			t.Errorf("%s: in %v the clone lies elsewhere than is remembered: %v, %v", name, elsewhere, sure, err)
 		}
 	}
 }
@@ -178,7 +205,18 @@ func TestBusyFileIsClonedBeforeTheFreeze(t *testing.T) {
 	treetest.Must(t, j.open())
 	defer func() { treetest.Must(t, j.close()) }()
 	v := j.vols[0]
+	treetest.Must(t, j.look(ctx))
+	busy := func(want int) {
+		t.Helper()
+		if is, err := j.flushBusy(ctx); err != nil || is != want {
+			t.Errorf("%d files are busy, not %d: %v", is, want, err)
+		}
+	}
+	busy(1)
 	treetest.Must(t, j.bringEarly(ctx, v, "db", f))
+	busy(0)
+	v.brought["db"].clone.behind = true
+	busy(1)
 	scatter(t, rnd, f, 3)
 	now, pieces, err := j.snapshot(ctx, v, "db", f, 2*largeFile)
 	treetest.Must(t, err)

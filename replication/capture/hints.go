@@ -197,7 +197,7 @@ func (v *volume) lookAtPath(ctx context.Context, path string, trees map[string]s
 		return errWhole // another name of it may lie anywhere in the tree, and says nothing
 	}
 	if !isDir || same {
-		v.found(tree.Node{Path: path, Stat: st})
+		v.found(&tree.Node{Path: path, Stat: st})
 		return nil
 	}
 	nodes, err := v.root.ScanBelow(ctx, path)

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/google/btree"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/tree"
@@ -32,7 +34,6 @@ type job struct {
 	vols   []*volume
 	res    *Result
 	bytes  atomic.Int64 // content read and hashed
-	mu     sync.Mutex   // guards early and dirty of vols while small files are read
 }
 
 // volume is one tree of a job.
@@ -43,21 +44,55 @@ type volume struct {
 	index  *tree.Nodes          // of Index; empty when it is not of Base
 	unsure map[string]struct{}  // of Index: what looks the same but may have changed
 
-	now      *tree.Nodes         // the tree as of the last look, sockets included
-	dirty    map[string]struct{} // of now: what is still to be read
-	gone     map[string]struct{} // what Base has and now has not
-	early    map[string]reading  // read before the freeze, and not changed since
-	mapped   map[uint64]string   // inodes that processes map, and where they are in this volume; "": not
-	aside    []*staged           // set aside in the freeze
-	shadows  *shadows            // of its large files
-	prepared map[string]source   // large files that were read while they were busy
-	brought  map[string]*shadow  // large files that were cloned while they were busy
+	mu        sync.Mutex          // guards dirty and early while small files are read
+	now       *tree.Nodes         // the tree as of the last look, sockets included
+	dirty     *paths              // of now: what is still to be read
+	gone      map[string]struct{} // what Base has and now has not
+	early     *readings           // made before the freeze, and not changed since; none once the result is put together
+	mapped    map[uint64]string   // inodes that processes map, and where they are in this volume; "": not
+	aside     []*staged           // set aside in the freeze
+	shadows   *shadows            // of its large files
+	prepared  map[string]source   // large files that were read while they were busy
+	unsettled []string            // of early, see job.unsettled
+	brought   map[string]*shadow  // large files that were cloned while they were busy
 }
 
-// reading is an entry with its content, and the stat it was read at.
+// reading is an entry with its content, and what it was read as.
 type reading struct {
-	stat  tree.Stat
+	node  *tree.Node
 	entry *replication.Entry
+}
+
+// readings are found by their path. There are as many as files, at first.
+type readings = btree.BTreeG[reading]
+
+func newReadings() *readings {
+	return btree.NewG(32, func(a, b reading) bool { return replication.ComparePaths(a.node.Path, b.node.Path) < 0 })
+}
+
+// paths are in order.
+type paths = btree.BTreeG[string]
+
+func newPaths() *paths {
+	return btree.NewG(32, func(a, b string) bool { return replication.ComparePaths(a, b) < 0 })
+}
+
+// probes are what readings are looked for with, see tree.Nodes.
+var probes = sync.Pool{New: func() any { return new(tree.Node) }}
+
+func (v *volume) earlyAt(path string) (r reading, ok bool) {
+	at := probes.Get().(*tree.Node)
+	at.Path = path
+	r, ok = v.early.Get(reading{node: at})
+	at.Path = ""
+	probes.Put(at)
+	return r, ok
+}
+
+func (v *volume) notEarly(path string) {
+	if _, ok := v.earlyAt(path); ok {
+		v.early.Delete(reading{node: &tree.Node{Path: path}})
+	}
 }
 
 func (j *job) base() replication.ID {
@@ -99,11 +134,11 @@ func (j *job) close() error {
 			errs = append(errs, s.close())
 		}
 		for _, s := range v.brought {
-			s.clone.layout = nil // it may be large
 			errs = append(errs, s.close())
 		}
 		errs = append(errs, v.emptyStage(), v.root.Close())
 	}
+	j.c.trimLayouts()
 	return errors.Join(errs...)
 }
 
@@ -131,7 +166,7 @@ func (v *volume) emptyStage() error {
 // compareWith prepares what a look compares with. The index counts only when
 // it is of the base.
 func (v *volume) compareWith(base *replication.Manifest, x *tree.Index) {
-	v.early, v.unsure = map[string]reading{}, map[string]struct{}{}
+	v.early, v.unsure = newReadings(), map[string]struct{}{}
 	if bv := base.Volume(v.Name); bv != nil {
 		v.base = bv.Entries
 	}
@@ -183,26 +218,26 @@ func (v *volume) lookWhole(ctx context.Context) error {
 		return err
 	}
 	v.begin()
-	seen := make(map[string]struct{}, len(nodes))
-	for _, n := range nodes {
-		seen[n.Path] = struct{}{}
-	}
-	maps.DeleteFunc(v.early, func(path string, _ reading) bool {
-		_, ok := seen[path]
-		return !ok
-	})
-	for n := range v.index.All() {
-		if _, ok := seen[n.Path]; !ok {
-			v.vanished(n.Path)
+	early := v.early.Clone()
+	v.goneOf(nodes, func(yield func(string) bool) {
+		for n := range v.index.All() {
+			if !yield(n.Path) {
+				return
+			}
 		}
-	}
+	})
+	v.goneOf(nodes, func(yield func(string) bool) {
+		early.Ascend(func(r reading) bool { return yield(r.node.Path) })
+	})
 	// The index may hold less than the base: an apply that was taken up fills in only
 	// what it touched.
-	for e := range v.base.All() {
-		if _, ok := seen[e.Path]; !ok {
-			v.vanished(e.Path)
+	v.goneOf(nodes, func(yield func(string) bool) {
+		for e := range v.base.All() {
+			if !yield(e.Path) {
+				return
+			}
 		}
-	}
+	})
 	// What is gone comes first: a hard link to it is another file's or its own now, also
 	// where nothing of the link itself changed.
 	for _, n := range nodes {
@@ -211,13 +246,28 @@ func (v *volume) lookWhole(ctx context.Context) error {
 	return nil
 }
 
+// goneOf notes those of paths that are not in nodes any more; both are in order.
+func (v *volume) goneOf(nodes []*tree.Node, paths iter.Seq[string]) {
+	for path := range paths {
+		for len(nodes) > 0 && replication.ComparePaths(nodes[0].Path, path) < 0 {
+			nodes = nodes[1:]
+		}
+		if len(nodes) == 0 || nodes[0].Path != path {
+			v.vanished(path)
+		}
+	}
+}
+
 // begin starts from what the index says.
 func (v *volume) begin() {
-	v.now, v.dirty, v.gone = v.index.Clone(), maps.Clone(v.unsure), map[string]struct{}{}
+	v.now, v.dirty, v.gone = v.index.Clone(), newPaths(), map[string]struct{}{}
+	for path := range v.unsure {
+		v.dirty.ReplaceOrInsert(path)
+	}
 }
 
 // found notes how a path is now.
-func (v *volume) found(n tree.Node) {
+func (v *volume) found(n *tree.Node) {
 	if now, ok := v.now.Get(n.Path); !ok || now != n.Stat {
 		v.now.Set(n)
 		if !ok || now.Ino != n.Stat.Ino { // it was not in this volume when it was looked for
@@ -225,7 +275,7 @@ func (v *volume) found(n tree.Node) {
 		}
 	}
 	delete(v.gone, n.Path)
-	delete(v.dirty, n.Path)
+	v.dirty.Delete(n.Path)
 	was, ok := v.index.Get(n.Path)
 	old := v.base.Get(n.Path)
 	if n.Stat.Type() == 0 { // a socket
@@ -235,30 +285,47 @@ func (v *volume) found(n tree.Node) {
 		return
 	}
 	_, unsure := v.unsure[n.Path]
-	if ok && was == n.Stat && !unsure && old != nil && old.Link == v.linksTo(n) {
-		delete(v.early, n.Path)
+	if ok && was == n.Stat && !unsure && old != nil && old.Link == v.linksTo(*n) {
+		v.notEarly(n.Path)
 		return
 	}
-	if r, ok := v.early[n.Path]; ok && r.stat == n.Stat {
+	if r, ok := v.earlyAt(n.Path); ok && r.node.Stat == n.Stat {
 		return
 	}
-	delete(v.early, n.Path)
-	v.dirty[n.Path] = struct{}{}
+	v.notEarly(n.Path)
+	v.dirty.ReplaceOrInsert(n.Path)
 }
 
 // vanished notes that a path is not there.
 func (v *volume) vanished(path string) {
 	v.now.Delete(path)
-	delete(v.dirty, path)
-	delete(v.early, path)
+	v.dirty.Delete(path)
+	v.notEarly(path)
 	if v.base.Get(path) != nil {
 		v.gone[path] = struct{}{}
 	}
 }
 
-// todo is what is dirty, in order.
-func (v *volume) todo() []string {
-	return slices.SortedFunc(maps.Keys(v.dirty), replication.ComparePaths)
+// todo is what is dirty, in order, while it may become less.
+func (v *volume) todo() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		v.mu.Lock()
+		path, more := v.dirty.Min()
+		v.mu.Unlock()
+		for more && yield(path) {
+			path, more = v.dirtyAfter(path)
+		}
+	}
+}
+
+func (v *volume) dirtyAfter(path string) (next string, more bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.dirty.AscendGreaterOrEqual(path, func(p string) bool {
+		next, more = p, p != path
+		return !more
+	})
+	return next, more
 }
 
 // node is a path of now.
@@ -276,22 +343,23 @@ func (v *volume) linksTo(n tree.Node) string {
 	return ""
 }
 
+// unsettled: a write to it may have been going on when it was read.
+func (j *job) unsettled(v *volume, path string) bool {
+	st, ok := v.now.Get(path)
+	return ok && st.Unsettled(j.at, j.c.settle)
+}
+
 // index is the result's index.
 func (j *job) index(id replication.ID) *tree.Index {
 	x := &tree.Index{ID: id, At: j.at, Volumes: map[string]*tree.Nodes{}, Unsure: map[string][]string{}}
 	for _, v := range j.vols {
 		x.Volumes[v.Name] = v.now
 		// What was neither dirty nor read early was older than the look that the index came from.
-		unsure := func(path string) {
-			if st, ok := v.now.Get(path); ok && st.Unsettled(j.at, j.c.settle) {
+		x.Unsure[v.Name] = v.unsettled
+		for path := range v.todo() {
+			if j.unsettled(v, path) {
 				x.Unsure[v.Name] = append(x.Unsure[v.Name], path)
 			}
-		}
-		for path := range v.dirty {
-			unsure(path)
-		}
-		for path := range v.early {
-			unsure(path)
 		}
 	}
 	if j.r.Hints != nil {

@@ -1,7 +1,6 @@
 package capture
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"hash/maphash"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"slices"
 
-	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/replication"
@@ -179,68 +177,8 @@ func (j *job) differences(ctx context.Context, v *volume, f content, size int64,
 		return nil, false, nil
 	}
 	j.bytes.Add(size)
-	ranges, err = compareStored(ctx, f, size, from.entry.Chunks, j.r.Content)
+	ranges, err = compareStored(ctx, f, size, from.entry.Chunks, j.r.Sink.Has, j.r.Content)
 	return ranges, err == nil, err
-}
-
-// compareStored finds where f differs from chunks whose content get has: when a
-// restart lost the shadows, this is dearer, and still cheaper than to send all chunks
-// that something changed in: with scattered writes that is the whole file.
-func compareStored(ctx context.Context, f content, size int64, chunks []replication.Chunk, get func(replication.Hash) ([]byte, error)) (ranges []extent.Range, err error) {
-	differ := func(from, to int64) {
-		if n := len(ranges); n > 0 && ranges[n-1].Offset+ranges[n-1].Length >= from {
-			ranges[n-1].Length = to - ranges[n-1].Offset
-		} else if from < to {
-			ranges = append(ranges, extent.Range{Offset: from, Length: to - from})
-		}
-	}
-	buf := make([]byte, replication.ChunkSize)
-	at := int64(0)
-	holes := f.data(size)
-	gap := func(end int64) error { // a hole, or it differs
-		if at >= end {
-			return nil
-		}
-		data, _, err := holes.Next(at)
-		if err == nil && data < end {
-			differ(data, end)
-		}
-		return err
-	}
-	for _, c := range chunks {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		if c.Offset >= size {
-			break
-		}
-		if err := gap(c.Offset); err != nil {
-			return nil, err
-		}
-		b := buf[:min(c.Length, size-c.Offset)]
-		if _, err := f.ReadAt(b, c.Offset); err != nil {
-			return nil, err
-		}
-		at = c.Offset + int64(len(b))
-		if c.Skip == 0 && replication.Hash(blake3.Sum256(b)) == c.Hash {
-			continue
-		}
-		was, err := get(c.Hash)
-		if err != nil || int64(len(was)) < c.Skip+c.Length { // the store is damaged: send it
-			was = make([]byte, c.Skip+c.Length)
-		}
-		was = was[c.Skip:]
-		for k := 0; k < len(b); k += block {
-			end := min(k+block, len(b))
-			if !bytes.Equal(b[k:end], was[k:end]) {
-				differ(c.Offset+int64(k), c.Offset+int64(end))
-			}
-		}
-	}
-	if err := gap(size); err != nil {
-		return nil, err
-	}
-	return ranges, nil
 }
 
 func length(ranges []extent.Range) (n int64) {

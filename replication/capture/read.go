@@ -25,7 +25,7 @@ func (j *job) unchanged(ctx context.Context) (bool, error) {
 		}
 	}
 	for _, v := range j.vols {
-		for _, path := range v.todo() {
+		for path := range v.todo() {
 			n := v.node(path)
 			if v.linksTo(n) != "" {
 				continue
@@ -50,7 +50,7 @@ func (v *volume) looksAs(base *replication.Volume) bool {
 	if base == nil || len(v.gone) > 0 || v.now.Sockets() != base.Skipped {
 		return false
 	}
-	for path := range v.dirty {
+	for path := range v.todo() {
 		n := v.node(path)
 		was, _ := v.index.Get(path)
 		_, unsure := v.unsure[path]
@@ -90,6 +90,7 @@ const manyBusy = 32
 // readAtRest is readQuiet of what has been at rest for some other while, more than a tick of
 // any clock.
 func (j *job) readAtRest(ctx context.Context, rest time.Duration) error {
+	j.beginFlush()
 	before := j.at - int64(rest)
 	whole := j.newReaders(ctx)
 	err := j.eachAtRest(ctx, before, whole)
@@ -99,7 +100,7 @@ func (j *job) readAtRest(ctx context.Context, rest time.Duration) error {
 // eachAtRest goes through what is dirty and has whole read the small ones of it.
 func (j *job) eachAtRest(ctx context.Context, before int64, whole *readers) error {
 	for _, v := range j.vols {
-		for _, path := range v.todo() {
+		for path := range v.todo() {
 			n := v.node(path)
 			if v.linksTo(n) != "" {
 				continue
@@ -142,7 +143,10 @@ func (j *job) prepare(ctx context.Context, v *volume, n tree.Node) error {
 		return moved(v, n, err)
 	}
 	defer f.Close()
-	can, err := v.canClone(f)
+	can := v.cloneOf(n.Path) != nil
+	if !can {
+		can, err = v.canClone(f)
+	}
 	if err == nil && can {
 		err = j.bringEarly(ctx, v, n.Path, f)
 	}
@@ -253,7 +257,7 @@ func (j *job) read(ctx context.Context) error {
 				return fmt.Errorf("volume %s, %q: %w", v.Name, s.entry.Path, err)
 			}
 		}
-		to, vd := v.result()
+		to, vd := j.result(v)
 		j.res.Volumes = append(j.res.Volumes, to)
 		if old := base.Volume(v.Name); old == nil || old.Skipped != to.Skipped || len(vd.Put)+len(vd.Del) > 0 {
 			d.Volumes = append(d.Volumes, vd)
@@ -274,7 +278,7 @@ func (j *job) read(ctx context.Context) error {
 }
 
 // result is the volume as it is now, and how that differs from Base.
-func (v *volume) result() (replication.Volume, replication.VolumeDelta) {
+func (j *job) result(v *volume) (replication.Volume, replication.VolumeDelta) {
 	to := replication.Volume{Name: v.Name, Entries: v.base.Clone(), Skipped: v.now.Sockets()}
 	d := replication.VolumeDelta{Name: v.Name, Skipped: to.Skipped}
 	put := func(e *replication.Entry) {
@@ -289,8 +293,11 @@ func (v *volume) result() (replication.Volume, replication.VolumeDelta) {
 		to.Entries.Delete(path)
 		d.Del = append(d.Del, path)
 	}
-	for _, r := range v.early {
+	for r, more := v.early.DeleteMin(); more; r, more = v.early.DeleteMin() { // of a first capture that is all files
 		put(r.entry)
+		if j.unsettled(v, r.node.Path) {
+			v.unsettled = append(v.unsettled, r.node.Path)
+		}
 	}
 	for _, s := range v.aside {
 		put(s.entry)

@@ -35,6 +35,23 @@ func (j *job) spare(ctx context.Context) error {
 	}
 }
 
+// beginFlush has all large files that are dirty written back side by side: to compare where they lie, or to clone them, waits
+// for each, one after the other.
+func (j *job) beginFlush() {
+	for _, v := range j.vols {
+		for path := range v.todo() {
+			n := v.node(path)
+			if n.Stat.Type() != replication.TypeFile || n.Stat.Size < largeFile || v.linksTo(n) != "" {
+				continue
+			}
+			if f, err := v.root.Open(path); err == nil {
+				tree.BeginFlush(f)
+				_ = f.Close() // read only
+			}
+		}
+	}
+}
+
 // lookLater looks again when what is not written to any more has been at rest for so long.
 func (j *job) lookLater(ctx context.Context, rest time.Duration) error {
 	select {
@@ -45,10 +62,12 @@ func (j *job) lookLater(ctx context.Context, rest time.Duration) error {
 	return j.look(ctx)
 }
 
-// flushBusy writes back the files that are still dirty, and counts them.
+// flushBusy writes back the files that are still dirty, and counts them. Large ones whose clones are hardly behind do not
+// count: in the freeze only what changed since has to be looked at.
 func (j *job) flushBusy(ctx context.Context) (busy int, err error) {
+	j.beginFlush()
 	for _, v := range j.vols {
-		for _, path := range v.todo() {
+		for path := range v.todo() {
 			if ctx.Err() != nil {
 				return busy, context.Cause(ctx)
 			}
@@ -56,7 +75,9 @@ func (j *job) flushBusy(ctx context.Context) (busy int, err error) {
 			if n.Stat.Type() != replication.TypeFile || v.linksTo(n) != "" {
 				continue
 			}
-			busy++
+			if s := v.brought[path]; s == nil || s.clone.apart || s.clone.behind {
+				busy++
+			}
 			f, err := v.root.Open(path)
 			if tree.Vanished(err) {
 				continue

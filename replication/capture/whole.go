@@ -107,9 +107,9 @@ func (j *job) noteEarly(v *volume, n tree.Node, e *replication.Entry, err error)
 	if err != nil {
 		return err
 	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	v.early[n.Path] = reading{stat: n.Stat, entry: e}
-	delete(v.dirty, n.Path)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.early.ReplaceOrInsert(reading{node: v.now.Node(n.Path), entry: e})
+	v.dirty.Delete(n.Path)
 	return nil
 }

@@ -44,7 +44,7 @@ type Engine struct {
 	log      *slog.Logger
 	policy   store.Policy
 
-	work   sync.Mutex     // held by Seal, Apply, Realign
+	work   sync.Mutex     // held by Seal, Apply, Realign, and until what Promoted began has ended
 	saving sync.WaitGroup // of indexes
 
 	scrubbing sync.Mutex // held by Scrub
@@ -57,7 +57,8 @@ type Engine struct {
 	nextPrune time.Time
 	space     space
 	counts    Counts
-	ahead     []store.PackFile // of the generation that is being made
+	hurry     context.CancelFunc // ends what Promoted began; nil: it was never called
+	ahead     []store.PackFile   // of the generation that is being made
 
 	watcher *watcher // held by work
 }
@@ -83,7 +84,7 @@ func Open(o Options) (*Engine, error) {
 // Close releases the store's files.
 func (e *Engine) Close() error {
 	e.saving.Wait()
-	e.work.Lock()
+	e.lockWork()
 	e.unwatch()
 	closed := e.capturer.Close()
 	e.work.Unlock()
@@ -135,14 +136,37 @@ func (e *Engine) Applied() replication.ID {
 // Seal captures the live trees and commits them to the local store as the next
 // generation of the term. When nothing changed, neither is written nor frozen.
 func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (res replication.SealResult, err error) {
-	e.work.Lock()
+	if r.Freezer != nil || r.Loose {
+		// The clones save more time than they take, but for whoever gives up.
+		stop := context.AfterFunc(ctx, e.EndPromoted)
+		e.work.Lock()
+		stop()
+	} else {
+		e.lockWork()
+	}
 	defer e.work.Unlock()
-	if err := e.store.RoomToSeal(r.Final); err != nil {
+	if ctx.Err() != nil {
+		return res, context.Cause(ctx)
+	}
+	if err := e.roomToSeal(r.Final); err != nil {
 		return res, err // nobody stands still for it
 	}
 	defer e.sentAhead()
 	defer func() { e.noRoom(err) }()
 	return e.sealLocked(ctx, r)
+}
+
+// roomToSeal gives back what is kept of large files where the disk is too full: the service may have
+// removed them to make room.
+func (e *Engine) roomToSeal(final bool) error {
+	err := e.store.RoomToSeal(final)
+	if err == nil {
+		return nil
+	}
+	if cerr := e.capturer.Close(); cerr != nil {
+		e.log.Warn("what was kept of large files was not given back", "error", cerr)
+	}
+	return e.store.RoomToSeal(final)
 }
 
 func (e *Engine) sealLocked(ctx context.Context, r replication.SealRequest) (replication.SealResult, error) {
@@ -249,14 +273,14 @@ func (e *Engine) settled(r replication.SealRequest, id replication.ID) error {
 
 // Recheck makes the next Apply compare the whole trees with the generation.
 func (e *Engine) Recheck() error {
-	e.work.Lock()
+	e.lockWork()
 	defer e.work.Unlock()
 	return e.applier.SetApplied(replication.ID{})
 }
 
 // Apply brings the live trees to the head; it finishes an interrupted apply on the way.
 func (e *Engine) Apply(ctx context.Context, roots map[string]string) error {
-	e.work.Lock()
+	e.lockWork()
 	defer e.work.Unlock()
 	head, err := e.store.Head()
 	if err != nil || head.IsZero() {

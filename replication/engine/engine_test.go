@@ -11,6 +11,7 @@ import (
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/apply"
+	"github.com/understudy-ha/understudy/replication/durable"
 	"github.com/understudy-ha/understudy/replication/store"
 )
 
@@ -23,8 +24,12 @@ type side struct {
 
 func newSide(t *testing.T) *side {
 	t.Helper()
-	root := t.TempDir()
-	e, err := Open(Options{Root: root, Service: "svc", Logger: slog.New(slog.DiscardHandler)})
+	return newSideIn(t, t.TempDir(), nil)
+}
+
+func newSideIn(t *testing.T, root string, hook durable.Hook) *side {
+	t.Helper()
+	e, err := Open(Options{Root: root, Service: "svc", Logger: slog.New(slog.DiscardHandler), Hook: hook})
 	if err != nil {
 		t.Fatal(err)
 	}

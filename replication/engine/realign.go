@@ -21,7 +21,7 @@ import (
 //
 // The live trees were sealed before: the caller starts no container in between.
 func (e *Engine) Realign(ctx context.Context, base replication.ID) (archived []string, err error) {
-	e.work.Lock()
+	e.lockWork()
 	defer e.work.Unlock()
 	generations, err := e.store.Generations()
 	if err != nil {
@@ -80,11 +80,11 @@ func (e *Engine) Realign(ctx context.Context, base replication.ID) (archived []s
 // the trees began to be read, it belongs to no chain any more: it is archived as
 // diverged, or it is nothing (ErrUnchanged is not returned: both results are empty).
 func (e *Engine) SealDirty(ctx context.Context, r replication.SealRequest) (res replication.SealResult, archived string, err error) {
-	head, err := e.store.Head()
+	newest, err := e.store.Term()
 	if err != nil {
 		return res, "", err
 	}
-	if head.Term <= r.Term {
+	if newest <= r.Term {
 		if res, err = e.Seal(ctx, r); !errors.Is(err, replication.ErrStaleTerm) {
 			return res, "", err
 		}
@@ -104,6 +104,10 @@ func (e *Engine) CheckTree(ctx context.Context, r replication.SealRequest, sure 
 	if err != nil || at.IsZero() {
 		return res, "", err
 	}
+	newest, err := e.store.Term()
+	if err != nil {
+		return res, "", err
+	}
 	base, err := e.store.Load(at)
 	if errors.Is(err, replication.ErrNotFound) {
 		return res, "", nil
@@ -111,7 +115,7 @@ func (e *Engine) CheckTree(ctx context.Context, r replication.SealRequest, sure 
 	if err != nil || !sure && e.indexOf(base) == nil {
 		return res, "", err
 	}
-	if at == head && head.Term <= r.Term {
+	if at == head && newest <= r.Term {
 		res, err = e.Seal(ctx, r)
 		if err == nil && res.New {
 			return res, "", nil
@@ -161,12 +165,12 @@ func (e *Engine) ArchiveTree(ctx context.Context, r replication.SealRequest) (st
 // archive archives how the live trees differ from base, if they do. Where they do,
 // the next Apply looks at the whole trees.
 func (e *Engine) archive(ctx context.Context, r replication.SealRequest, base *replication.Manifest) (string, error) {
-	e.work.Lock()
+	e.lockWork()
 	defer e.work.Unlock()
 	pack := e.store.NewPack()
 	defer pack.Abort()
 	asOf := time.Now()
-	res, err := e.capturer.Capture(ctx, capture.Request{Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base), Sink: pack})
+	res, err := e.capturer.Capture(ctx, capture.Request{Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base), Sink: pack, Content: e.store.Get})
 	if errors.Is(err, replication.ErrUnchanged) {
 		return "", nil
 	}

@@ -77,7 +77,7 @@ func (e *Engine) Keep(name, why string) error {
 // out; both are said. Live trees are not touched: Apply brings them there. Where the
 // head has that content already, it is the answer: so after a kill it can be done again.
 func (e *Engine) Revert(name string, r replication.SealRequest) (id replication.ID, notes []string, err error) {
-	e.work.Lock()
+	e.lockWork()
 	defer e.work.Unlock()
 	from, err := e.find(name)
 	if err != nil {
@@ -133,7 +133,7 @@ func reverted(head, from *replication.Manifest) (volumes []replication.Volume, n
 // ApplyAt brings the live trees to a committed generation that need not be the
 // head; it finishes an interrupted apply on the way.
 func (e *Engine) ApplyAt(ctx context.Context, id replication.ID, roots map[string]string) error {
-	e.work.Lock()
+	e.lockWork()
 	defer e.work.Unlock()
 	return e.applyLocked(ctx, id, roots)
 }
@@ -144,10 +144,13 @@ func (e *Engine) applyLocked(ctx context.Context, id replication.ID, roots map[s
 	if err != nil {
 		return err
 	}
+	e.noteRoots(roots)
 	if pending == nil && e.Applied() == id {
 		return nil
 	}
-	e.noteRoots(roots)
+	if err := e.capturer.Close(); err != nil { // what a promotion may have left that failed
+		e.log.Warn("what was kept of large files was not given back", "error", err)
+	}
 	res, err := e.applier.Apply(ctx, id, roots)
 	if err != nil {
 		e.Damaged(ctx, err)

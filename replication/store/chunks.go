@@ -32,10 +32,15 @@ func (s *Store) Has(h replication.Hash) bool {
 func (s *Store) Missing(hs []replication.Hash) ([]replication.Hash, error) {
 	var out []replication.Hash
 	seen := map[replication.Hash]struct{}{}
-	err := s.index.findAll(hs, func(h replication.Hash, _ where, ok bool) {
-		if _, dup := seen[h]; !ok && !dup {
-			seen[h] = struct{}{}
-			out = append(out, h)
+	err := s.index.finding(func(find func(replication.Hash) (where, bool)) {
+		for _, h := range hs {
+			if _, ok := find(h); ok {
+				continue
+			}
+			if _, dup := seen[h]; !dup {
+				seen[h] = struct{}{}
+				out = append(out, h)
+			}
 		}
 	})
 	return out, err
@@ -84,7 +89,7 @@ func (s *Store) getFrom(w where, read func(where) ([]byte, error)) ([]byte, erro
 // do not change, and one that was swept is not found when it is opened.
 func (x *chunkIndex) known(h replication.Hash) (where, bool, error) {
 	x.mu.Lock()
-	w, ok := x.chunks[h]
+	w, ok := x.chunks.find(h)
 	x.mu.Unlock()
 	if ok {
 		return w, ok, nil
@@ -99,7 +104,7 @@ func readStored(w where) ([]byte, error) {
 	}
 	defer f.Close()
 	b := make([]byte, w.chunk().stored)
-	if _, err := f.ReadAt(b, w.chunk().offset); err != nil {
+	if _, err := f.ReadAt(b, w.chunk().offset()); err != nil {
 		return nil, err
 	}
 	return b, nil

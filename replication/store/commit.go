@@ -88,7 +88,14 @@ func readIncoming(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxEncoded+1))
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	b.Grow(int(min(fi.Size(), maxEncoded)) + bytes.MinRead)
+	_, err = b.ReadFrom(io.LimitReader(f, maxEncoded+1))
+	return b.Bytes(), err
 }
 
 // received: by a sender, and so to be judged.
@@ -124,7 +131,9 @@ func (s *Store) commitLocked(m *replication.Manifest, b []byte, received bool) e
 	if err := s.setHeadLocked(m.ID); err != nil {
 		return err
 	}
-	s.loaded.keep(s.manifestFile(m.ID), m)
+	if fi, err := os.Lstat(s.manifestFile(m.ID)); err == nil {
+		s.loaded.keep(s.manifestFile(m.ID), fi, m)
+	}
 	return nil
 }
 
@@ -211,31 +220,27 @@ func (s *Store) checkChunks(m *replication.Manifest) error {
 }
 
 func (s *Store) checkAdded(m *replication.Manifest) error {
-	var cs []replication.Chunk
-	newChunks(m, func(c replication.Chunk) { cs = append(cs, c) })
-	hs := make([]replication.Hash, len(cs))
-	for i, c := range cs {
-		hs[i] = c.Hash
-	}
-	missing, at := 0, 0
+	missing, all := 0, 0
 	var first, wrong replication.Hash
-	err := s.index.findAll(hs, func(h replication.Hash, w where, ok bool) {
-		switch {
-		case !ok:
-			if missing == 0 {
-				first = h
+	err := s.index.finding(func(find func(replication.Hash) (where, bool)) {
+		for c := range newChunks(m) {
+			switch w, ok := find(c.Hash); {
+			case !ok:
+				if missing == 0 {
+					first = c.Hash
+				}
+				missing++
+			case int64(w.chunk().raw) < c.Skip+c.Length:
+				wrong = c.Hash
 			}
-			missing++
-		case int64(w.chunk().raw) < cs[at].Skip+cs[at].Length:
-			wrong = h
+			all++
 		}
-		at++
 	})
 	if err != nil {
 		return err
 	}
 	if missing > 0 {
-		return fmt.Errorf("generation %s: %w: %d of %d, the first %s", m.ID, replication.ErrMissingChunks, missing, len(hs), first)
+		return fmt.Errorf("generation %s: %w: %d of %d, the first %s", m.ID, replication.ErrMissingChunks, missing, all, first)
 	}
 	if wrong != (replication.Hash{}) {
 		return fmt.Errorf("generation %s: %w: chunk %s is not as long as the manifest says", m.ID, replication.ErrFormat, wrong)

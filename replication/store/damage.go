@@ -86,10 +86,10 @@ func (s *Store) CheckPack(h replication.Hash, pace Pace) error {
 		if err := pace(int(c.stored)); err != nil {
 			return err
 		}
-		if err := skipZeros(r, c.offset-at); err != nil {
+		if err := skipZeros(r, c.offset()-at); err != nil {
 			return &DamagedPack{h, err}
 		}
-		at = c.offset + int64(c.stored)
+		at = c.offset() + int64(c.stored)
 		if _, err := io.ReadFull(r, buf[:c.stored]); err != nil {
 			return &DamagedPack{h, err}
 		}

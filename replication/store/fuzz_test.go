@@ -81,7 +81,7 @@ func FuzzDecodeItems(f *testing.F) {
 
 func FuzzPackIndex(f *testing.F) {
 	f.Add([]byte("chunk"), []byte{}, uint64(8), uint64(0))
-	tail, _ := packTail([]packChunk{{hash: hashOf([]byte("chunk")), offset: 8, stored: 5, raw: 5}}, 13)
+	tail, _ := packTail([]packChunk{{hash: hashOf([]byte("chunk")), begin: 8, stored: 5, raw: 5}}, 13)
 	f.Add([]byte("chunk"), tail, uint64(13), uint64(1))
 	f.Fuzz(func(t *testing.T, chunks, index []byte, _, _ uint64) {
 		b := append(append(packHead(), chunks...), index...)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -60,16 +61,20 @@ func (s *Store) loadNear(near *loaded, path string, id replication.ID) (*replica
 	}
 	var deltas []delta
 	var m *replication.Manifest
+	var stat fs.FileInfo // of what was read from path
 	for at, file := id, path; m == nil; {
 		if m = near.get(file); m != nil {
 			break
 		}
-		b, err := os.ReadFile(file)
+		b, fi, err := readWithStat(file)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("%s: %w", file, replication.ErrNotFound)
 		}
 		if err != nil {
 			return nil, err
+		}
+		if file == path {
+			stat = fi
 		}
 		got, sum, err := decode(b)
 		if err == nil && got.ID != at {
@@ -83,7 +88,7 @@ func (s *Store) loadNear(near *loaded, path string, id replication.ID) (*replica
 		}
 		if got.Delta == nil {
 			m = got
-			near.keep(file, m)
+			near.keep(file, fi, m)
 			break
 		}
 		if len(deltas) == maxDeltas {
@@ -103,9 +108,24 @@ func (s *Store) loadNear(near *loaded, path string, id replication.ID) (*replica
 		m = d.m
 	}
 	if len(deltas) > 0 {
-		near.keep(path, m)
+		near.keep(path, stat, m)
 	}
 	return m, nil
+}
+
+// readWithStat reads a file, and says which one it was: another may be put in its place meanwhile.
+func readWithStat(path string) (b []byte, fi fs.FileInfo, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	if fi, err = f.Stat(); err != nil {
+		return nil, nil, err
+	}
+	b = make([]byte, fi.Size())
+	_, err = io.ReadFull(f, b)
+	return b, fi, err
 }
 
 // loaded are the manifests at hand: the newest, and the one before it, which an
@@ -156,11 +176,8 @@ func (l *loaded) clone() *loaded {
 	return &loaded{kept: slices.Clone(l.kept)}
 }
 
-func (l *loaded) keep(path string, m *replication.Manifest) {
-	fi, err := os.Lstat(path)
-	if err != nil {
-		return
-	}
+// keep is for what was read from, or written to, the file of that stat.
+func (l *loaded) keep(path string, fi fs.FileInfo, m *replication.Manifest) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.kept = slices.DeleteFunc(l.kept, func(f loadedFile) bool { return f.path == path })

@@ -25,14 +25,6 @@ type pack struct {
 	chunks []packChunk // empty when its index cannot be read
 }
 
-// where a chunk is.
-type where struct {
-	pack *pack
-	at   int // in pack.chunks
-}
-
-func (w where) chunk() packChunk { return w.pack.chunks[w.at] }
-
 // chunkIndex knows the packs directory. Another process may add or sweep
 // packs, so it looks again whenever the directory's mtime says so.
 type chunkIndex struct {
@@ -41,7 +33,7 @@ type chunkIndex struct {
 
 	mu     sync.Mutex // guards what follows
 	packs  map[replication.Hash]*pack
-	chunks map[replication.Hash]where
+	chunks chunkTable
 	mtime  time.Time // of the directory at the last scan
 	at     time.Time // of the last scan
 	looked time.Time // when has looked last
@@ -67,7 +59,7 @@ func (x *chunkIndex) refreshLocked() error {
 		return err
 	}
 	if x.packs == nil {
-		x.packs, x.chunks = map[replication.Hash]*pack{}, map[replication.Hash]where{}
+		x.packs, x.chunks = map[replication.Hash]*pack{}, newChunkTable()
 	}
 	present := make(map[replication.Hash]struct{}, len(entries))
 	for _, e := range entries {
@@ -97,11 +89,7 @@ func (x *chunkIndex) refreshLocked() error {
 
 func (x *chunkIndex) addLocked(p *pack) {
 	x.packs[p.hash] = p
-	for i, c := range p.chunks {
-		if _, ok := x.chunks[c.hash]; !ok {
-			x.chunks[c.hash] = where{p, i}
-		}
-	}
+	x.chunks.add(p)
 }
 
 // dropLocked forgets packs that are gone. A chunk may be in several packs, so
@@ -118,7 +106,7 @@ func (x *chunkIndex) dropLocked(present map[replication.Hash]struct{}) {
 		return
 	}
 	x.losses++
-	x.chunks = make(map[replication.Hash]where, len(x.chunks))
+	x.chunks = newChunkTable()
 	for _, p := range x.packs {
 		x.addLocked(p)
 	}
@@ -131,7 +119,7 @@ func (x *chunkIndex) find(h replication.Hash) (where, bool, error) {
 	if err := x.refreshLocked(); err != nil {
 		return where{}, false, err
 	}
-	w, ok := x.chunks[h]
+	w, ok := x.chunks.find(h)
 	return w, ok, nil
 }
 
@@ -149,8 +137,15 @@ func (x *chunkIndex) has(h replication.Hash) bool {
 		}
 		x.looked = now
 	}
-	_, ok := x.chunks[h]
+	_, ok := x.chunks.find(h)
 	return ok
+}
+
+// look brings the index up to date.
+func (x *chunkIndex) look() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.refreshLocked()
 }
 
 // lost changes when packs were lost, after a look at the directory; never 0.
@@ -161,17 +156,14 @@ func (x *chunkIndex) lost() (uint64, error) {
 	return x.losses + 1, err
 }
 
-// findAll calls f for each of hs, with one look at the directory.
-func (x *chunkIndex) findAll(hs []replication.Hash, f func(h replication.Hash, w where, ok bool)) error {
+// finding is find for many, with one look at the directory. f must not use the index in another way.
+func (x *chunkIndex) finding(f func(find func(replication.Hash) (where, bool))) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if err := x.refreshLocked(); err != nil {
 		return err
 	}
-	for _, h := range hs {
-		w, ok := x.chunks[h]
-		f(h, w, ok)
-	}
+	f(x.chunks.find)
 	return nil
 }
 
@@ -193,7 +185,7 @@ func (x *chunkIndex) all() ([]*pack, error) {
 func (x *chunkIndex) forget() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.packs, x.chunks = nil, nil
+	x.packs, x.chunks = nil, chunkTable{}
 	x.losses++
 }
 

@@ -134,11 +134,9 @@ func (s *Store) FindLacks() (l replication.Lacks, err error) {
 			}
 		}
 		refs := map[replication.Hash]struct{}{}
-		err = s.eachManifest(map[string]fs.FileInfo{}, nil, func(m *replication.Manifest, err error) error {
-			if err == nil {
-				newChunks(m, func(c replication.Chunk) { refs[c.Hash] = struct{}{} })
-			}
-			return nil // what cannot be read is said elsewhere
+		err = s.eachManifest(func(path string) error {
+			_ = s.named(path, func(c replication.Chunk) { refs[c.Hash] = struct{}{} }) // what cannot be read is said elsewhere
+			return nil
 		})
 		if err != nil {
 			return err
@@ -147,13 +145,16 @@ func (s *Store) FindLacks() (l replication.Lacks, err error) {
 		for _, text := range was.GivenUp {
 			given[text] = true
 		}
-		err = s.index.findAll(keys(refs), func(h replication.Hash, _ where, ok bool) {
-			switch text := h.String(); {
-			case ok:
-			case given[text]:
-				l.GivenUp = append(l.GivenUp, text)
-			default:
-				l.Chunks = append(l.Chunks, text)
+		err = s.index.finding(func(find func(replication.Hash) (where, bool)) {
+			for h := range refs {
+				if _, ok := find(h); ok {
+					continue
+				}
+				if text := h.String(); given[text] {
+					l.GivenUp = append(l.GivenUp, text)
+				} else {
+					l.Chunks = append(l.Chunks, text)
+				}
 			}
 		})
 		if err != nil {
@@ -178,14 +179,6 @@ func (s *Store) TidyLacks() error {
 		_, err = s.FindLacks()
 	}
 	return err
-}
-
-func keys(set map[replication.Hash]struct{}) []replication.Hash {
-	hs := make([]replication.Hash, 0, len(set))
-	for h := range set {
-		hs = append(hs, h)
-	}
-	return hs
 }
 
 // GiveUp ends the wait for what nobody has any more: generations that cannot be read go,

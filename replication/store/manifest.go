@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"time"
 
@@ -126,6 +127,7 @@ func EncodeManifest(m *replication.Manifest) ([]byte, error) {
 		return nil, err
 	}
 	var out bytes.Buffer
+	out.Grow(4096 + entryGuess*items(m))
 	out.WriteString(manifestMagic)
 	out.WriteByte(versionOf(m))
 	zw, err := zstd.NewWriter(&out, zstd.WithEncoderLevel(zstd.SpeedFastest),
@@ -145,6 +147,24 @@ func EncodeManifest(m *replication.Manifest) ([]byte, error) {
 		return nil, fmt.Errorf("%w: the manifest of %s is %d bytes long, at most %d are read", replication.ErrFormat, m.ID, out.Len(), maxEncoded)
 	}
 	return out.Bytes(), nil
+}
+
+// entryGuess is about what an entry takes, encoded: mostly its content's hash. A buffer that grows as it is filled
+// is there several times over.
+const entryGuess = 44 // bytes
+
+// items are the entries that m is encoded with.
+func items(m *replication.Manifest) (n int) {
+	if m.Delta != nil {
+		for i := range m.Delta.Volumes {
+			n += len(m.Delta.Volumes[i].Put)
+		}
+		return n
+	}
+	for i := range m.Volumes {
+		n += m.Volumes[i].Entries.Len()
+	}
+	return n
 }
 
 // headerOf is m's header without what says how m is kept.
@@ -349,7 +369,8 @@ func decodeWhole(dec *cbor.Decoder, h header, m *replication.Manifest) error {
 	var b budget
 	last := ""
 	for _, vh := range h.Volumes {
-		vv, err := newVolumeValidator(vh.Name, last, vh.Skipped, &b)
+		es := replication.NewEntries()
+		vv, err := newVolumeValidator(vh.Name, last, vh.Skipped, es, &b)
 		if err != nil {
 			return err
 		}
@@ -357,7 +378,6 @@ func decodeWhole(dec *cbor.Decoder, h header, m *replication.Manifest) error {
 		if vh.Gone != 0 {
 			return fmt.Errorf("%w: volume %s: paths that are gone, in a whole manifest", replication.ErrFormat, vh.Name)
 		}
-		v := replication.Volume{Name: vh.Name, Skipped: vh.Skipped, Entries: replication.NewEntries()}
 		for at := range vh.Entries {
 			e := &replication.Entry{}
 			if err := dec.Decode(e); err != nil {
@@ -366,12 +386,12 @@ func decodeWhole(dec *cbor.Decoder, h header, m *replication.Manifest) error {
 			if err := vv.entry(e); err != nil {
 				return err
 			}
-			v.Entries.Set(e)
+			es.Set(e)
 		}
 		if err := vv.end(); err != nil {
 			return err
 		}
-		m.Volumes = append(m.Volumes, v)
+		m.Volumes = append(m.Volumes, replication.Volume{Name: vh.Name, Skipped: vh.Skipped, Entries: es})
 	}
 	return nil
 }
@@ -391,8 +411,9 @@ func decodeDelta(dec *cbor.Decoder, h header, m *replication.Manifest) error {
 		}
 		last = vh.Name
 		vd := replication.VolumeDelta{Name: vh.Name, Skipped: vh.Skipped}
+		var item putItem // one for all: a copy of each stays
 		for at := range vh.Entries {
-			var item putItem
+			item = putItem{}
 			if err := dec.Decode(&item); err != nil {
 				return fmt.Errorf("%w: volume %s, entry %d: %w", replication.ErrFormat, vh.Name, at, err)
 			}
@@ -426,22 +447,57 @@ func decodeDelta(dec *cbor.Decoder, h header, m *replication.Manifest) error {
 	return nil
 }
 
-// newChunks lists the content that m names and its delta's base does not have to
-// name: of a whole manifest all of it. Each chunk's stored content once, in order of appearance.
-func newChunks(m *replication.Manifest, each func(replication.Chunk)) {
-	if m.Delta == nil {
+// eachNamed is newChunks of a manifest of this store, which was validated when it came, while it is read.
+func eachNamed(h header, dec *cbor.Decoder, do func(replication.Chunk)) error {
+	each := func(cs []replication.Chunk) {
+		for _, c := range cs {
+			do(c)
+		}
+	}
+	for _, vh := range h.Volumes {
+		var item putItem
+		for at := range vh.Entries {
+			item = putItem{}
+			if err := dec.Decode(&item); err != nil {
+				return fmt.Errorf("%w: volume %s, entry %d: %w", replication.ErrFormat, vh.Name, at, err)
+			}
+			each(item.Chunks)
+			for _, s := range item.Splices {
+				each(s.Put)
+			}
+		}
+		for at := range vh.Gone {
+			var path string
+			if err := dec.Decode(&path); err != nil {
+				return fmt.Errorf("%w: volume %s, path %d that is gone: %w", replication.ErrFormat, vh.Name, at, err)
+			}
+		}
+	}
+	return nil
+}
+
+// newChunks is the content that m names and its delta's base does not have to
+// name: of a whole manifest all of it. In order of appearance.
+func newChunks(m *replication.Manifest) iter.Seq[replication.Chunk] {
+	return func(yield func(replication.Chunk) bool) {
+		if m.Delta != nil {
+			for i := range m.Delta.Volumes {
+				for c := range m.Delta.Volumes[i].Named() {
+					if !yield(c) {
+						return
+					}
+				}
+			}
+			return
+		}
 		for i := range m.Volumes {
 			for e := range m.Volumes[i].Entries.All() {
 				for _, c := range e.Chunks {
-					each(c)
+					if !yield(c) {
+						return
+					}
 				}
 			}
-		}
-		return
-	}
-	for i := range m.Delta.Volumes {
-		for c := range m.Delta.Volumes[i].Named() {
-			each(c)
 		}
 	}
 }
@@ -450,19 +506,25 @@ func newChunks(m *replication.Manifest, each func(replication.Chunk)) {
 func Chunks(m *replication.Manifest) []replication.Hash {
 	whole := *m
 	whole.Delta = nil
-	return Added(&whole)
-}
-
-// Added lists the content that m names, but for what its delta's base has in
-// the same files; each hash once.
-func Added(m *replication.Manifest) []replication.Hash {
 	seen := map[replication.Hash]struct{}{}
 	var hs []replication.Hash
-	newChunks(m, func(c replication.Chunk) {
-		if _, ok := seen[c.Hash]; !ok {
-			seen[c.Hash] = struct{}{}
-			hs = append(hs, c.Hash)
+	for h := range Added(&whole) {
+		if _, ok := seen[h]; !ok {
+			seen[h] = struct{}{}
+			hs = append(hs, h)
 		}
-	})
+	}
 	return hs
+}
+
+// Added is the content that m names, but for what its delta's base has in
+// the same files; a hash may come more than once.
+func Added(m *replication.Manifest) iter.Seq[replication.Hash] {
+	return func(yield func(replication.Hash) bool) {
+		for c := range newChunks(m) {
+			if !yield(c.Hash) {
+				return
+			}
+		}
+	}
 }

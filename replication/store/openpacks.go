@@ -28,7 +28,7 @@ func (o *openPacks) read(w where) ([]byte, error) {
 	b := make([]byte, w.chunk().stored)
 	f, err := o.open(w.pack)
 	if err == nil {
-		_, err = f.ReadAt(b, w.chunk().offset)
+		_, err = f.ReadAt(b, w.chunk().offset())
 	}
 	if errors.Is(err, os.ErrClosed) { // by a reader of other packs, by the timer, or for good
 		return readStored(w)

@@ -76,7 +76,9 @@ func TestPackIsReadThroughTheLiveFile(t *testing.T) {
 	if got := readPack(t, p); !bytes.Equal(got, want) {
 		t.Fatal("through the live file it reads as something else")
 	}
-	packs, cleanup, err := s.PacksFor(p.Chunks)
+	hs, err := p.Contents()
+	treetest.Must(t, err)
+	packs, cleanup, err := s.PacksFor(hs)
 	treetest.Must(t, err)
 	cleanup()
 	if len(packs) != 1 || !packs[0].Live() {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/blake3"
@@ -34,7 +35,8 @@ const (
 	packEntry    = 32 + 8 + 4 + 4 + 4
 	packTrailer  = 8 + 8 + 32 + 8
 	maxPackBytes = 4 << 30 // what AcceptPack reads at most
-	maxPackCount = 4 << 20 // chunks in one pack
+	maxPackCount = 4 << 20 // chunks in one pack, as read
+	packChunks   = 1 << 16 // chunks in one pack, as written: its index is in memory more than once while it travels
 	packAlign    = 4 << 10 // the block of the file systems that share
 
 	flagZstd = 1
@@ -43,10 +45,12 @@ const (
 // packChunk is an index entry.
 type packChunk struct {
 	hash        replication.Hash
-	offset      int64
+	begin       uint32 // its offset; there is one of these for each file, and a pack has 4 GiB at most
 	stored, raw uint32
 	flags       uint32
 }
+
+func (c packChunk) offset() int64 { return int64(c.begin) }
 
 func packHead() []byte {
 	b := append(make([]byte, 0, packHeader), packMagic...)
@@ -58,7 +62,7 @@ func packTail(chunks []packChunk, end int64) (b []byte, name replication.Hash) {
 	b = make([]byte, 0, len(chunks)*packEntry+packTrailer)
 	for _, c := range chunks {
 		b = append(b, c.hash[:]...)
-		b = binary.LittleEndian.AppendUint64(b, uint64(c.offset))
+		b = binary.LittleEndian.AppendUint64(b, uint64(c.begin))
 		b = binary.LittleEndian.AppendUint32(b, c.stored)
 		b = binary.LittleEndian.AppendUint32(b, c.raw)
 		b = binary.LittleEndian.AppendUint32(b, c.flags)
@@ -136,22 +140,23 @@ func parsePackIndex(b []byte, end int64) ([]packChunk, error) {
 	seen := make(map[replication.Hash]struct{}, len(b)/packEntry)
 	at := int64(packHeader)
 	for ; len(b) >= packEntry; b = b[packEntry:] {
+		offset := binary.LittleEndian.Uint64(b[32:])
 		c := packChunk{
 			hash:   replication.Hash(b[:32]),
-			offset: int64(binary.LittleEndian.Uint64(b[32:])),
+			begin:  uint32(offset),
 			stored: binary.LittleEndian.Uint32(b[40:]),
 			raw:    binary.LittleEndian.Uint32(b[44:]),
 			flags:  binary.LittleEndian.Uint32(b[48:]),
 		}
 		_, dup := seen[c.hash]
 		switch {
-		case dup, c.offset != at && c.offset != aligned(at), c.flags > flagZstd,
+		case dup, offset > math.MaxUint32, offset != uint64(at) && offset != uint64(aligned(at)), c.flags > flagZstd,
 			c.raw < 1, c.raw > replication.ChunkSize, c.stored < 1, c.stored > c.raw,
 			c.flags == 0 && c.stored != c.raw:
 			return nil, fmt.Errorf("%w: pack index, chunk %d", replication.ErrFormat, len(chunks))
 		}
 		seen[c.hash] = struct{}{}
-		at = c.offset + int64(c.stored)
+		at = c.offset() + int64(c.stored)
 		chunks = append(chunks, c)
 	}
 	if at != end {

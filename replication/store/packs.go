@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -105,11 +104,11 @@ func (s *Store) verifyPack(f *os.File, want replication.Hash) error {
 	buf := make([]byte, replication.ChunkSize)
 	at := int64(packHeader)
 	for _, c := range chunks {
-		if err := readZeros(f, at, c.offset); err != nil {
+		if err := readZeros(f, at, c.offset()); err != nil {
 			return err
 		}
-		at = c.offset + int64(c.stored)
-		if _, err := f.ReadAt(buf[:c.stored], c.offset); err != nil {
+		at = c.offset() + int64(c.stored)
+		if _, err := f.ReadAt(buf[:c.stored], c.offset()); err != nil {
 			return err
 		}
 		if _, err := s.codec.unpack(buf[:c.stored], c); err != nil {
@@ -138,7 +137,7 @@ func readZeros(f *os.File, from, to int64) error {
 // store as it is where all its chunks are missing, and temporary packs for the
 // rest. Call cleanup when they are shipped, also after an error (never nil).
 func (s *Store) PacksFor(missing []replication.Hash) (packs []PackFile, cleanup func(), err error) {
-	w := &PackWriter{s: s, written: map[replication.Hash]struct{}{}, keep: true}
+	w := &PackWriter{s: s, keep: true}
 	cleanup = func() {
 		w.Abort()
 		for _, p := range w.sealed {
@@ -171,35 +170,43 @@ func (s *Store) PacksFor(missing []replication.Hash) (packs []PackFile, cleanup 
 // wholePacks finds packs all of whose chunks are wanted, and where the other
 // wanted chunks are, in pack order.
 func (s *Store) wholePacks(missing []replication.Hash) (whole []PackFile, rest []where, err error) {
-	need := map[replication.Hash]struct{}{}
-	wanted := map[*pack][]where{}
+	type some struct {
+		is    []bool // by chunk; there may be as many as a service has files
+		count int
+	}
+	wanted := map[*pack]*some{}
 	var order []*pack
 	var lost error
-	err = s.index.findAll(missing, func(h replication.Hash, w where, ok bool) {
-		if _, dup := need[h]; dup {
-			return
+	err = s.index.finding(func(find func(replication.Hash) (where, bool)) {
+		for _, h := range missing {
+			w, ok := find(h)
+			if !ok {
+				lost = fmt.Errorf("chunk %s: %w", h, replication.ErrNotFound)
+				continue
+			}
+			if wanted[w.pack] == nil {
+				order, wanted[w.pack] = append(order, w.pack), &some{is: make([]bool, len(w.pack.chunks))}
+			}
+			if of := wanted[w.pack]; !of.is[w.at] {
+				of.is[w.at] = true
+				of.count++
+			}
 		}
-		need[h] = struct{}{}
-		if !ok {
-			lost = fmt.Errorf("chunk %s: %w", h, replication.ErrNotFound)
-			return
-		}
-		if wanted[w.pack] == nil {
-			order = append(order, w.pack)
-		}
-		wanted[w.pack] = append(wanted[w.pack], w)
 	})
 	if err = errors.Join(err, lost); err != nil {
 		return nil, nil, err
 	}
 	for _, p := range order {
-		ws := wanted[p]
-		if len(ws) == len(p.chunks) {
+		of := wanted[p]
+		if of.count == len(p.chunks) {
 			whole = append(whole, PackFile{Hash: p.hash, Path: p.path, Size: p.size, parts: s.origins.get(p.hash)})
 			continue
 		}
-		slices.SortFunc(ws, func(a, b where) int { return a.at - b.at })
-		rest = append(rest, ws...)
+		for at, is := range of.is {
+			if is {
+				rest = append(rest, where{p, at})
+			}
+		}
 	}
 	return whole, rest, nil
 }

@@ -117,7 +117,7 @@ func TestBadPacksAreRefused(t *testing.T) {
 		})
 	}
 	// The index's hash is right and a chunk's is not.
-	liar := []packChunk{{hash: hashOf([]byte("truth")), offset: packHeader, stored: 3, raw: 3}}
+	liar := []packChunk{{hash: hashOf([]byte("truth")), begin: packHeader, stored: 3, raw: 3}}
 	lie := packOf([]byte("lie"), liar)
 	_, name := packTail(liar, packHeader+3)
 	path := filepath.Join(away.IncomingDir(), "lie")
@@ -145,7 +145,7 @@ func packOf(stored []byte, index []packChunk) []byte {
 // whole file; it can be read, and sent as it is.
 func TestPackOfVersion1(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
-	b := packOf([]byte("old"), []packChunk{{hash: hashOf([]byte("old")), offset: packHeader, stored: 3, raw: 3}})
+	b := packOf([]byte("old"), []packChunk{{hash: hashOf([]byte("old")), begin: packHeader, stored: 3, raw: 3}})
 	b[4] = 1
 	path := filepath.Join(s.IncomingDir(), "old")
 	for _, wrong := range []replication.Hash{{1}, replication.Hash(b[len(b)-packTrailer+16:])} {

@@ -18,11 +18,10 @@ import (
 
 // PackFile is a sealed pack.
 type PackFile struct {
-	Hash      replication.Hash // of the whole file; its name is Hash + ".pack"
+	Hash      replication.Hash // of its index, which names all else; the file is Hash + ".pack"
 	Path      string
 	Size      int64
-	Temporary bool               // made for this shipment; gone after cleanup
-	Chunks    []replication.Hash // that are in it; of a PackWriter's only
+	Temporary bool // made for this shipment; gone after cleanup
 
 	parts []part // that live files have too
 }
@@ -45,9 +44,9 @@ type PackWriter struct {
 	mu      sync.Mutex  // guards what follows in Has and Put; the rest is called when these are done
 	cur     *openedPack // nil: none begun
 	sealed  []PackFile
-	written map[replication.Hash]struct{} // by this writer
 	failed  error                         // the first error sticks
 	closing chan closed                   // the pack that is being made durable; nil: none
+	closed  map[replication.Hash]struct{} // what is in that
 }
 
 // closed is how that ended.
@@ -61,22 +60,50 @@ type openedPack struct {
 	f      *os.File
 	w      *bufio.Writer
 	chunks []packChunk
+	has    map[replication.Hash]struct{}
 	parts  []part
 	at     int64
 	begun  int64 // up to here the kernel was asked to write to the disk
 }
 
+// Contents reads which chunks are in the pack, in order. DamagedPack.
+func (p PackFile) Contents() ([]replication.Hash, error) {
+	f, err := os.Open(p.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	chunks, err := readPackIndex(f, p.Size)
+	if err != nil {
+		return nil, &DamagedPack{p.Hash, err}
+	}
+	hs := make([]replication.Hash, len(chunks))
+	for i, c := range chunks {
+		hs[i] = c.hash
+	}
+	return hs, nil
+}
+
 // NewPack begins a pack in incoming. Seal or Abort it.
 func (s *Store) NewPack() *PackWriter {
-	return &PackWriter{s: s, written: map[replication.Hash]struct{}{}}
+	return &PackWriter{s: s}
 }
 
 // Has says whether the store or this writer has the chunk already.
 func (w *PackWriter) Has(h replication.Hash) bool {
 	w.mu.Lock()
-	_, ok := w.written[h]
+	ok := w.hasLocked(h)
 	w.mu.Unlock()
 	return ok || w.s.index.has(h)
+}
+
+// hasLocked: in a pack that is not the store's yet.
+func (w *PackWriter) hasLocked(h replication.Hash) bool {
+	_, ok := w.closed[h]
+	if !ok && w.cur != nil {
+		_, ok = w.cur.has[h]
+	}
+	return ok
 }
 
 // Put adds a chunk of 1..ChunkSize bytes whose hash is h; one that Has is skipped. It
@@ -98,7 +125,7 @@ func (w *PackWriter) Put(h replication.Hash, data []byte, from *tree.Twin, at in
 	if w.failed != nil {
 		return w.failed
 	}
-	if _, ok := w.written[h]; ok { // by another goroutine meanwhile
+	if w.hasLocked(h) { // by another goroutine meanwhile
 		return nil
 	}
 	return w.put(packChunk{hash: h, raw: uint32(len(data)), flags: flags}, stored, from, at)
@@ -124,7 +151,7 @@ func (w *PackWriter) put(c packChunk, stored []byte, from *tree.Twin, at int64) 
 			return w.fail(err)
 		}
 	}
-	c.offset = p.at
+	c.begin = uint32(p.at)
 	if from != nil && c.shareable() && !w.s.o.Apart {
 		n, err := p.share(from.Clone, at, int64(len(stored)))
 		if err != nil {
@@ -137,8 +164,8 @@ func (w *PackWriter) put(c packChunk, stored []byte, from *tree.Twin, at int64) 
 		return w.fail(err)
 	}
 	p.chunks = append(p.chunks, c)
-	w.written[c.hash] = struct{}{}
-	if p.at >= w.s.o.PackSize || len(p.chunks) >= maxPackCount {
+	p.has[c.hash] = struct{}{}
+	if p.at >= w.s.o.PackSize || len(p.chunks) == packChunks {
 		return w.fail(w.finish())
 	}
 	return nil
@@ -159,7 +186,7 @@ func (w *PackWriter) begin() error {
 	if err != nil {
 		return err
 	}
-	w.cur = &openedPack{f: f, w: bufio.NewWriterSize(f, 256<<10)}
+	w.cur = &openedPack{f: f, has: map[replication.Hash]struct{}{}, w: bufio.NewWriterSize(f, 256<<10)}
 	return w.cur.write(packHead())
 }
 
@@ -201,10 +228,7 @@ func (w *PackWriter) finish() error {
 	if err := p.f.Chmod(sealMode); err != nil {
 		return err
 	}
-	pf := PackFile{Hash: name, Path: p.f.Name(), Size: p.at, Temporary: w.keep, Chunks: make([]replication.Hash, len(p.chunks)), parts: p.parts}
-	for i, c := range p.chunks {
-		pf.Chunks[i] = c.hash
-	}
+	pf := PackFile{Hash: name, Path: p.f.Name(), Size: p.at, Temporary: w.keep, parts: p.parts}
 	if w.keep {
 		if err := p.f.Close(); err != nil {
 			return err
@@ -217,7 +241,7 @@ func (w *PackWriter) finish() error {
 		return err
 	}
 	done := make(chan closed, 1)
-	w.cur, w.closing = nil, done
+	w.cur, w.closing, w.closed = nil, done, p.has
 	go func() { // settle waits for it
 		pf, err := w.s.keepPack(p.f, pf)
 		if err == nil && w.Sealed != nil {
@@ -237,7 +261,9 @@ func (w *PackWriter) settle() error {
 	w.closing = nil
 	if c.err == nil {
 		w.sealed = append(w.sealed, c.pf)
+		c.err = w.s.index.look() // that has what is in it from here on
 	}
+	w.closed = nil
 	return c.err
 }
 

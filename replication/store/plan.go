@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fxamacker/cbor/v2"
+
 	"github.com/understudy-ha/understudy/replication"
 )
 
@@ -18,9 +20,9 @@ type plan struct {
 	ids     []replication.ID // that were committed then, in order
 	at      []stamp          // of each
 	keep    map[replication.ID]bool
-	encoded map[string][]byte             // manifests, by path, that get another base
-	refs    map[replication.Hash]struct{} // chunks that are needed
-	seen    map[string]fs.FileInfo        // manifests that refs is of
+	encoded map[string][]byte      // manifests, by path, that get another base
+	refs    marks                  // chunks that are needed
+	seen    map[string]fs.FileInfo // manifests that refs is of
 	// atOnce are chunks, and packs by their names, that go whatever their pack's age.
 	atOnce map[replication.Hash]struct{}
 }
@@ -49,7 +51,7 @@ func (p *plan) stamps() (kept []stamp) {
 func (s *Store) plan(p Policy) (pl *plan, err error) {
 	pl = &plan{
 		keep: map[replication.ID]bool{}, encoded: map[string][]byte{},
-		refs: map[replication.Hash]struct{}{}, seen: map[string]fs.FileInfo{}, atOnce: map[replication.Hash]struct{}{},
+		refs: marks{}, seen: map[string]fs.FileInfo{}, atOnce: map[replication.Hash]struct{}{},
 	}
 	if pl.ids, err = s.Generations(); err != nil {
 		return nil, err
@@ -95,11 +97,17 @@ func (s *Store) release(pl *plan, p Policy, id replication.ID) error {
 	if !p.Short {
 		return nil
 	}
-	m, err := s.peek(s.manifestFile(id))
-	if err == nil {
-		newChunks(m, func(c replication.Chunk) { pl.atOnce[c.Hash] = struct{}{} })
-	}
-	return err
+	return s.named(s.manifestFile(id), func(c replication.Chunk) { pl.atOnce[c.Hash] = struct{}{} })
+}
+
+// marks are chunks, by how their hashes begin: another that begins alike counts as marked too.
+type marks map[uint64]struct{}
+
+func (m marks) add(h replication.Hash) { m[beginOf(h)] = struct{}{} }
+
+func (m marks) has(h replication.Hash) bool {
+	_, ok := m[beginOf(h)]
+	return ok
 }
 
 // stillTrueLocked says whether a plan can be carried out: what it is about is still
@@ -143,11 +151,12 @@ func (s *Store) rebase(pl *plan, instead map[string]*replication.Manifest) error
 
 func (s *Store) rebaseOn(near *loaded, id, onto replication.ID, keep map[replication.ID]bool, instead map[string]*replication.Manifest) error {
 	path := s.manifestFile(id)
-	m, err := s.peek(path)
-	if err != nil || m.Delta == nil || keep[m.Delta.Base] {
+	base, err := s.baseOf(path)
+	if err != nil || base.IsZero() || keep[base] {
 		return err
 	}
-	if m, err = s.loadNear(near, path, id); err != nil {
+	m, err := s.loadNear(near, path, id)
+	if err != nil {
 		return err
 	}
 	copied := *m
@@ -163,36 +172,73 @@ func (s *Store) rebaseOn(near *loaded, id, onto replication.ID, keep map[replica
 	return nil
 }
 
-// peek reads a manifest, of a delta without its volumes; from memory where it is at hand.
-func (s *Store) peek(path string) (*replication.Manifest, error) {
-	if m := s.loaded.get(path); m != nil {
-		return m, nil
-	}
+// baseOf is what the manifest is a delta of; zero where it is whole.
+func (s *Store) baseOf(path string) (base replication.ID, err error) {
+	err = s.peek(path, func(h header, _ *cbor.Decoder) error {
+		if h.Delta != nil {
+			base = h.Delta.Base
+		}
+		return nil
+	})
+	return base, err
+}
+
+// named goes through the content that the manifest names: of a delta what its base does not. Of a large one this is not
+// held in memory, and what is in memory does not count: what is removed hangs on this.
+func (s *Store) named(path string, do func(replication.Chunk)) error {
+	return s.peek(path, func(h header, dec *cbor.Decoder) error { return eachNamed(h, dec, do) })
+}
+
+// peek gives a manifest's header, and what follows it.
+func (s *Store) peek(path string, do func(header, *cbor.Decoder) error) error {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	m, _, err := decode(b)
+	dec, done, err := openItems(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	return m, nil
+	defer done()
+	h, _, err := decodeHeader(dec)
+	if err == nil {
+		err = do(h, dec)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 // reference adds to refs every chunk that a manifest of the store names which is not
 // seen yet: what a delta does not name, a manifest it is from does. instead is
 // what to take in place of some files; nil there: they are to go. An unreadable
 // manifest is an error: nothing may be removed then.
-func (s *Store) reference(refs map[replication.Hash]struct{}, seen map[string]fs.FileInfo, instead map[string]*replication.Manifest) error {
-	return s.eachManifest(seen, instead, func(m *replication.Manifest, err error) error {
-		if err == nil {
-			newChunks(m, func(c replication.Chunk) { refs[c.Hash] = struct{}{} })
+func (s *Store) reference(refs marks, seen map[string]fs.FileInfo, instead map[string]*replication.Manifest) error {
+	return s.eachManifest(func(path string) error {
+		fi, err := os.Lstat(path)
+		if err != nil {
+			return err
 		}
-		return err
+		if was, ok := seen[path]; ok && os.SameFile(was, fi) {
+			return nil
+		}
+		seen[path] = fi
+		m, ok := instead[path]
+		switch {
+		case !ok:
+			return s.named(path, func(c replication.Chunk) { refs.add(c.Hash) })
+		case m != nil:
+			for c := range newChunks(m) {
+				refs.add(c.Hash)
+			}
+		}
+		return nil
 	})
 }
 
-func (s *Store) eachManifest(seen map[string]fs.FileInfo, instead map[string]*replication.Manifest, do func(*replication.Manifest, error) error) error {
+// eachManifest goes through the files of all, archived ones too.
+func (s *Store) eachManifest(do func(path string) error) error {
 	for _, dir := range []string{"generations", "diverged", "superseded"} {
 		paths, err := filepath.Glob(s.path(dir, "*"+manifestSuffix))
 		if err != nil {
@@ -202,22 +248,7 @@ func (s *Store) eachManifest(seen map[string]fs.FileInfo, instead map[string]*re
 			if strings.HasPrefix(filepath.Base(path), ".") {
 				continue
 			}
-			fi, err := os.Lstat(path)
-			if err != nil {
-				return err
-			}
-			if was, ok := seen[path]; ok && os.SameFile(was, fi) {
-				continue
-			}
-			seen[path] = fi
-			m, ok := instead[path]
-			if ok && m == nil {
-				continue
-			}
-			if !ok {
-				m, err = s.peek(path)
-			}
-			if err := do(m, err); err != nil {
+			if err := do(path); err != nil {
 				return err
 			}
 		}

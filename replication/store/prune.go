@@ -140,17 +140,14 @@ func (s *Store) pruneSupersededLocked() error {
 }
 
 // idlePacks are those that hold nothing of refs.
-func (s *Store) idlePacks(refs map[replication.Hash]struct{}) (idle []*pack, err error) {
+func (s *Store) idlePacks(refs marks) (idle []*pack, err error) {
 	packs, err := s.index.all()
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range packs {
 		// One whose index cannot be read stays for a person to look at.
-		used := len(p.chunks) == 0 || slices.ContainsFunc(p.chunks, func(c packChunk) bool {
-			_, ok := refs[c.hash]
-			return ok
-		})
+		used := len(p.chunks) == 0 || slices.ContainsFunc(p.chunks, func(c packChunk) bool { return refs.has(c.hash) })
 		if !used {
 			idle = append(idle, p)
 		}

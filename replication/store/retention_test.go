@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -285,5 +286,36 @@ func TestOrphanGivesWay(t *testing.T) {
 	commit(t, s, manifest(id(1, 3), id(1, 2), noise(2, 5000)))
 	if m, err := s.Load(id(1, 3)); err != nil || m.Volumes[0].Entries.Get("f0000").Chunks[0].Hash != hashOf(noise(2, 5000)) {
 		t.Error(err)
+	}
+}
+
+// What is removed hangs on the files: what is in memory may be what was there before another process rewrote one.
+func TestPruneGoesByTheFiles(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	chain(t, s, 1)
+	ids := generations(t, s)
+	path := s.manifestFile(ids[0])
+	m, err := s.Load(ids[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := *m
+	other.Volumes, other.Delta = nil, nil
+	s.loaded.keep(path, fi, &other)
+	refs := marks{}
+	if err := s.reference(refs, map[string]fs.FileInfo{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range Chunks(m) {
+		if !refs.has(h) {
+			t.Errorf("chunk %s of %s counts as needed by nobody", h, ids[0])
+		}
+	}
+	if len(refs) == 0 {
+		t.Error("nothing counts as needed")
 	}
 }

@@ -48,7 +48,7 @@ func (s *Store) Share(h replication.Hash, skip, length int64, f *os.File, at int
 		return 0, nil
 	}
 	w, ok, err := s.index.find(h)
-	if err != nil || !ok || !w.chunk().shareable() || w.chunk().offset%packAlign != 0 {
+	if err != nil || !ok || !w.chunk().shareable() || w.chunk().offset()%packAlign != 0 {
 		return 0, err
 	}
 	pack, err := os.Open(w.pack.path)
@@ -59,7 +59,7 @@ func (s *Store) Share(h replication.Hash, skip, length int64, f *os.File, at int
 		return 0, err
 	}
 	defer pack.Close()
-	shared, err := tree.CloneRange(f, at, pack, w.chunk().offset+skip, length)
+	shared, err := tree.CloneRange(f, at, pack, w.chunk().offset()+skip, length)
 	if err != nil || !shared {
 		return 0, err
 	}

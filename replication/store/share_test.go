@@ -25,14 +25,14 @@ func TestLongRawChunksAreAligned(t *testing.T) {
 	}
 	gap := int64(0)
 	for i, c := range chunks {
-		if long := i == 1 || i == 2 || i == 4; long != c.shareable() || long && c.offset%packAlign != 0 {
-			t.Errorf("chunk %d of %d bytes begins at %d and is stored in %d", i, len(data[i]), c.offset, c.stored)
+		if long := i == 1 || i == 2 || i == 4; long != c.shareable() || long && c.offset()%packAlign != 0 {
+			t.Errorf("chunk %d of %d bytes begins at %d and is stored in %d", i, len(data[i]), c.offset(), c.stored)
 		}
 		if b, err := home.Get(c.hash); err != nil || hashOf(b) != hashOf(data[i]) {
 			t.Errorf("chunk %d: %v", i, err)
 		}
 		if i == 1 {
-			gap = c.offset - 1
+			gap = c.offset() - 1
 		}
 	}
 	err = receive(t, away, ps[0], func(b []byte) []byte { b[gap] = 1; return b })

@@ -58,7 +58,7 @@ func TestAChangeInAScatteredFileIsSmall(t *testing.T) {
 	if len(b) > 1000 || b[len(manifestMagic)] != splicedVersion {
 		t.Errorf("one of %d pieces changed: a delta of %d bytes, version %d", len(next.Volumes[0].Entries.Get("db").Chunks), len(b), b[len(manifestMagic)])
 	}
-	if added := Added(next); len(added) != 1 || added[0] != hashOf([]byte("news")) {
+	if added := slices.Collect(Added(next)); len(added) != 1 || added[0] != hashOf([]byte("news")) {
 		t.Errorf("%d chunks are asked for", len(added))
 	}
 	c.ahead += 2 * time.Hour

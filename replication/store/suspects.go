@@ -191,12 +191,12 @@ func (s *Store) judge(m, base *replication.Manifest, l suspects) (a suspicion.Ac
 
 // lengths looks up how long chunks are.
 func (s *Store) lengths(hs []replication.Hash, each func(i int, stored, raw int64)) error {
-	i := 0
-	return s.index.findAll(hs, func(_ replication.Hash, w where, ok bool) {
-		if ok {
-			each(i, int64(w.chunk().stored), int64(w.chunk().raw))
+	return s.index.finding(func(find func(replication.Hash) (where, bool)) {
+		for i, h := range hs {
+			if w, ok := find(h); ok {
+				each(i, int64(w.chunk().stored), int64(w.chunk().raw))
+			}
 		}
-		i++
 	})
 }
 

@@ -43,7 +43,7 @@ func Validate(m *replication.Manifest) error {
 	last := ""
 	for i := range m.Volumes {
 		v := &m.Volumes[i]
-		vv, err := newVolumeValidator(v.Name, last, v.Skipped, &b)
+		vv, err := newVolumeValidator(v.Name, last, v.Skipped, v.Entries, &b)
 		if err != nil {
 			return err
 		}
@@ -94,14 +94,14 @@ type budget struct{ volumes, entries, chunks int }
 
 // volumeValidator is fed a volume's entries in order.
 type volumeValidator struct {
-	volume string
-	budget *budget
-	last   string
-	dirs   map[string]struct{}
-	linked map[string]replication.Type // what a hard link may point to
+	volume  string
+	budget  *budget
+	last    string
+	dirs    map[string]struct{}
+	entries *replication.Entries // those before the one that it is fed, at least
 }
 
-func newVolumeValidator(name, last string, skipped int, b *budget) (*volumeValidator, error) {
+func newVolumeValidator(name, last string, skipped int, es *replication.Entries, b *budget) (*volumeValidator, error) {
 	if err := ValidName("volume", name); err != nil {
 		return nil, err
 	}
@@ -114,7 +114,7 @@ func newVolumeValidator(name, last string, skipped int, b *budget) (*volumeValid
 	if skipped < 0 {
 		return nil, fmt.Errorf("%w: volume %s: negative count", replication.ErrFormat, name)
 	}
-	return &volumeValidator{volume: name, budget: b, dirs: map[string]struct{}{}, linked: map[string]replication.Type{}}, nil
+	return &volumeValidator{volume: name, budget: b, dirs: map[string]struct{}{}, entries: es}, nil
 }
 
 func (v *volumeValidator) bad(kind error, e *replication.Entry, format string, args ...any) error {
@@ -154,8 +154,6 @@ func (v *volumeValidator) entry(e *replication.Entry) error {
 	}
 	if e.Type == replication.TypeDir {
 		v.dirs[e.Path] = struct{}{}
-	} else {
-		v.linked[e.Path] = e.Type
 	}
 	return v.alone(e)
 }
@@ -223,8 +221,8 @@ func checkPath(p string) error {
 }
 
 func (v *volumeValidator) link(e *replication.Entry) error {
-	t, ok := v.linked[e.Link]
-	if !ok || t != e.Type {
+	to := v.entries.Get(e.Link)
+	if to == nil || to.Link != "" || to.Type != e.Type || to.Type == replication.TypeDir || e.Link >= e.Path {
 		return v.bad(replication.ErrBadPath, e, "hard link to %q, which is not an earlier file of that type", e.Link)
 	}
 	return v.bareLink(e)

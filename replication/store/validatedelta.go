@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/understudy-ha/understudy/replication"
 )
@@ -57,17 +58,17 @@ func validateDeltaHeader(m *replication.Manifest) error {
 // deltaValidator is fed a volume's delta in order, and looks at each item alone.
 type deltaValidator struct {
 	volumeValidator
-	puts    map[string]struct{}
+	puts    []string // in order
 	lastPut string
 	lastDel string
 }
 
 func newDeltaValidator(name, last string, skipped int, b *budget) (*deltaValidator, error) {
-	v, err := newVolumeValidator(name, last, skipped, b)
+	v, err := newVolumeValidator(name, last, skipped, nil, b)
 	if err != nil {
 		return nil, err
 	}
-	return &deltaValidator{volumeValidator: *v, puts: map[string]struct{}{}}, nil
+	return &deltaValidator{volumeValidator: *v}, nil
 }
 
 func (v *deltaValidator) put(e *replication.Entry, ss []replication.Splice) error {
@@ -80,7 +81,7 @@ func (v *deltaValidator) put(e *replication.Entry, ss []replication.Splice) erro
 	if err := v.follows(e.Path, &v.lastPut); err != nil {
 		return v.bad(replication.ErrBadPath, e, "%s", err)
 	}
-	v.puts[e.Path] = struct{}{}
+	v.puts = append(v.puts, e.Path)
 	if e.Path == "." && e.Type != replication.TypeDir {
 		return v.bad(replication.ErrFormat, e, "the root must be a directory")
 	}
@@ -122,7 +123,7 @@ func (v *deltaValidator) del(path string) error {
 	if err := v.follows(path, &v.lastDel); err != nil {
 		return v.bad(replication.ErrBadPath, e, "%s", err)
 	}
-	if _, ok := v.puts[path]; ok {
+	if _, ok := slices.BinarySearchFunc(v.puts, path, replication.ComparePaths); ok {
 		return v.bad(replication.ErrFormat, e, "put and taken away")
 	}
 	return nil

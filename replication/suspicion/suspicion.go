@@ -71,15 +71,18 @@ type pair struct {
 // Measure says how m changes each volume of base, its parent. It costs what
 // changed; of very many files some are looked at.
 func Measure(m, base *replication.Manifest, lengths Lengths) ([]Volume, error) {
-	byVolume := map[string][]replication.Change{}
-	for _, c := range m.Compare(base) {
-		byVolume[c.Volume] = append(byVolume[c.Volume], c)
+	byVolume := map[string]*changes{}
+	for c := range m.EachChange(base) {
+		if byVolume[c.Volume] == nil {
+			byVolume[c.Volume] = &changes{}
+		}
+		byVolume[c.Volume].note(c)
 	}
 	var out []Volume
 	for i := range base.Volumes {
 		v := &base.Volumes[i]
 		changes := byVolume[v.Name]
-		if len(changes) == 0 || m.Volume(v.Name) == nil { // a volume that is not the service's any more was not attacked
+		if changes == nil || m.Volume(v.Name) == nil { // a volume that is not the service's any more was not attacked
 			continue
 		}
 		r := Volume{Name: v.Name, Entries: v.Entries.Len() - 1, Suffixes: map[string]int{}}
@@ -95,13 +98,28 @@ func Measure(m, base *replication.Manifest, lengths Lengths) ([]Volume, error) {
 	return out, nil
 }
 
+// changes are a volume's, in order. Nothing but new files may be as many as it has files.
+type changes struct {
+	come  []*replication.Entry // new files that are not empty
+	other []replication.Change
+}
+
+func (cs *changes) note(c replication.Change) {
+	switch {
+	case c.Kind == replication.Added && isFile(c.After) && c.After.Size > 0:
+		cs.come = append(cs.come, c.After)
+	case c.Kind != replication.Added && c.Kind != replication.Inscribed:
+		cs.other = append(cs.other, c)
+	}
+}
+
 // sort counts what can be told by names alone, and pairs what has come or changed with
 // what was there before: under its name, under the beginning of its name, and what is
 // left by the same name elsewhere, by the same extension, and by size.
-func (v *Volume) sort(changes []replication.Change) (pairs []*pair) {
+func (v *Volume) sort(cs *changes) (pairs []*pair) {
 	gone := map[string]*replication.Entry{} // files, by path
 	emptied := map[string]bool{}            // of these: still there, without content
-	for _, c := range changes {
+	for _, c := range cs.other {
 		switch {
 		case !isFile(c.Before) || c.Before.Size == 0:
 		case c.Kind == replication.Removed:
@@ -110,8 +128,16 @@ func (v *Volume) sort(changes []replication.Change) (pairs []*pair) {
 			gone[c.Path], emptied[c.Path] = c.Before, true
 		}
 	}
+	there := cs.other
+	if len(gone) > 0 { // else what is new takes no place
+		there = slices.Clone(there)
+		for _, e := range cs.come {
+			there = append(there, replication.Change{Kind: replication.Added, Path: e.Path, After: e})
+		}
+		slices.SortStableFunc(there, func(a, b replication.Change) int { return replication.ComparePaths(a.Path, b.Path) })
+	}
 	var come []*replication.Entry
-	for _, c := range changes {
+	for _, c := range there {
 		if !isFile(c.After) || c.After.Size == 0 {
 			continue
 		}

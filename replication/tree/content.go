@@ -116,6 +116,12 @@ func Flush(f *os.File) error {
 	return nil
 }
 
+// BeginFlush has a file's dirty pages written back, without waiting for it: of several files side by side. It is a
+// hint; what must have been written is flushed.
+func BeginFlush(f *os.File) {
+	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+}
+
 func flush(fd int) error {
 	err := unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER)
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {

@@ -22,11 +22,19 @@ type Stat struct {
 	_                struct{} `cbor:",toarray"`
 	Ino              uint64
 	CtimeNs, MtimeNs int64
-	Size             int64
-	Rdev             uint64
+	Size             int64  // bytes; of a device: its number
 	Mode             uint32 // st_mode with the type bits
 	UID, GID         uint32
 	Nlink            uint32
+}
+
+// sizeOf is a Stat's Size.
+func sizeOf(mode uint32, size int64, rdev uint64) int64 {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return int64(rdev)
+	}
+	return size
 }
 
 // Type is the entry type; 0 for a socket, which is not carried.
@@ -96,7 +104,7 @@ func (x *Index) FindUnsure() {
 }
 
 // indexMagic begins a saved index; then BLAKE3-256 of the rest, zstd of CBOR.
-const indexMagic = "USIX\x03"
+const indexMagic = "USIX\x04"
 
 const maxIndex = 2 << 30 // bytes decoded
 
@@ -135,8 +143,8 @@ func decodeIndex(b []byte) *Index {
 	for _, v := range h.Volumes {
 		ns := NewNodes()
 		for range v.Nodes {
-			var n Node
-			if err := dec.Decode(&n); err != nil {
+			n := &Node{}
+			if err := dec.Decode(n); err != nil {
 				return nil
 			}
 			ns.Set(n)

@@ -23,7 +23,7 @@ func (r *Root) Meta(path string, s Stat) (replication.Entry, error) {
 	case replication.TypeFile:
 		e.Size = s.Size
 	case replication.TypeChar, replication.TypeBlock:
-		e.Rdev = s.Rdev
+		e.Rdev = uint64(s.Size)
 	}
 	err := r.handle(path, func(fd int, proc string) error {
 		if e.Type == replication.TypeSymlink {

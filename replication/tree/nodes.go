@@ -3,6 +3,7 @@ package tree
 import (
 	"iter"
 	"strings"
+	"sync"
 
 	"github.com/google/btree"
 
@@ -31,7 +32,7 @@ func (a link) less(b link) bool {
 }
 
 // NewNodes makes Nodes of a list in any order.
-func NewNodes(list ...Node) *Nodes {
+func NewNodes(list ...*Node) *Nodes {
 	ns := &Nodes{
 		byPath: btree.NewG(32, func(a, b *Node) bool { return replication.ComparePaths(a.Path, b.Path) < 0 }),
 		linked: btree.NewG(32, link.less),
@@ -68,19 +69,32 @@ func (ns *Nodes) Sockets() int {
 
 // Get finds a path's stat.
 func (ns *Nodes) Get(path string) (Stat, bool) {
-	if ns == nil {
-		return Stat{}, false
+	if n := ns.Node(path); n != nil {
+		return n.Stat, true
 	}
-	n, ok := ns.byPath.Get(&Node{Path: path})
-	if !ok {
-		return Stat{}, false
-	}
-	return n.Stat, true
+	return Stat{}, false
 }
 
-// Set puts n where its path says.
-func (ns *Nodes) Set(n Node) {
-	if old, was := ns.byPath.ReplaceOrInsert(&n); was {
+// Node is the one at path, which stays as it is; nil: there is none.
+func (ns *Nodes) Node(path string) *Node {
+	if ns == nil {
+		return nil
+	}
+	at := probes.Get().(*Node)
+	at.Path = path
+	n, _ := ns.byPath.Get(at)
+	at.Path = ""
+	probes.Put(at)
+	return n
+}
+
+// probes are what a path is looked for with: as many garbage nodes as there are files would lie between those that
+// stay, and leave holes in memory that nothing else fits in.
+var probes = sync.Pool{New: func() any { return new(Node) }}
+
+// Set puts n where its path says. It is kept, and is not to be changed any more.
+func (ns *Nodes) Set(n *Node) {
+	if old, was := ns.byPath.ReplaceOrInsert(n); was {
 		ns.forget(old)
 	}
 	if n.Stat.Type() == 0 {

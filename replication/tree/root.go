@@ -220,7 +220,7 @@ func FileStat(f *os.File) (Stat, error) {
 
 func fromStat(st *unix.Stat_t) Stat {
 	return Stat{
-		Ino: st.Ino, CtimeNs: st.Ctim.Nano(), MtimeNs: st.Mtim.Nano(), Size: st.Size,
-		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Nlink: uint32(st.Nlink), Rdev: uint64(st.Rdev), // types differ by architecture
+		Ino: st.Ino, CtimeNs: st.Ctim.Nano(), MtimeNs: st.Mtim.Nano(), Size: sizeOf(st.Mode, st.Size, uint64(st.Rdev)),
+		Mode: st.Mode, UID: st.Uid, GID: st.Gid, Nlink: uint32(st.Nlink), // types differ by architecture
 	}
 }

@@ -22,17 +22,17 @@ func Join(dir, name string) string {
 // Scan lists everything in the tree, in entry order, sockets included, reading
 // nothing but directories. What vanishes on the way is left out. A mount point
 // in the tree is an error: what lies there is not the volume's.
-func (r *Root) Scan(ctx context.Context) ([]Node, error) {
+func (r *Root) Scan(ctx context.Context) ([]*Node, error) {
 	st, err := r.lstat(r.fd, ".")
 	if err != nil {
 		return nil, r.fail("stat", ".", err)
 	}
-	return r.scan(ctx, Node{Path: ".", Stat: st})
+	return r.scan(ctx, &Node{Path: ".", Stat: st})
 }
 
 // ScanBelow is Scan of the directory dir: dir itself first. Empty when it is no
 // directory any more.
-func (r *Root) ScanBelow(ctx context.Context, dir string) ([]Node, error) {
+func (r *Root) ScanBelow(ctx context.Context, dir string) ([]*Node, error) {
 	if dir == "." {
 		return r.Scan(ctx)
 	}
@@ -43,11 +43,11 @@ func (r *Root) ScanBelow(ctx context.Context, dir string) ([]Node, error) {
 		}
 		return nil, err
 	}
-	return r.scan(ctx, Node{Path: dir, Stat: st})
+	return r.scan(ctx, &Node{Path: dir, Stat: st})
 }
 
-func (r *Root) scan(ctx context.Context, top Node) (nodes []Node, err error) {
-	nodes = []Node{top}
+func (r *Root) scan(ctx context.Context, top *Node) (nodes []*Node, err error) {
+	nodes = []*Node{top}
 	todo := []string{top.Path}
 	for len(todo) > 0 {
 		if err := ctx.Err(); err != nil {
@@ -65,11 +65,11 @@ func (r *Root) scan(ctx context.Context, top Node) (nodes []Node, err error) {
 			}
 		}
 	}
-	slices.SortFunc(nodes, func(a, b Node) int { return replication.ComparePaths(a.Path, b.Path) })
+	slices.SortFunc(nodes, func(a, b *Node) int { return replication.ComparePaths(a.Path, b.Path) })
 	return nodes, nil
 }
 
-func (r *Root) scanDir(dir string, nodes []Node) ([]Node, error) {
+func (r *Root) scanDir(dir string, nodes []*Node) ([]*Node, error) {
 	fd, err := r.openBeneath(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if vanished(err) {
 		return nodes, nil
@@ -92,7 +92,7 @@ func (r *Root) scanDir(dir string, nodes []Node) ([]Node, error) {
 		if err != nil {
 			return nil, r.fail("stat", path, err)
 		}
-		nodes = append(nodes, Node{Path: path, Stat: st})
+		nodes = append(nodes, &Node{Path: path, Stat: st})
 	}
 	return nodes, nil
 }

@@ -80,7 +80,7 @@ func readWhole(fd int, s Stat, e *replication.Entry, buf []byte) (data []byte, e
 
 func fromStatx(x *unix.Statx_t) Stat {
 	return Stat{
-		Ino: x.Ino, CtimeNs: x.Ctime.Sec*1e9 + int64(x.Ctime.Nsec), MtimeNs: x.Mtime.Sec*1e9 + int64(x.Mtime.Nsec), Size: int64(x.Size),
-		Mode: uint32(x.Mode), UID: x.Uid, GID: x.Gid, Nlink: x.Nlink, Rdev: unix.Mkdev(x.Rdev_major, x.Rdev_minor),
+		Ino: x.Ino, CtimeNs: x.Ctime.Sec*1e9 + int64(x.Ctime.Nsec), MtimeNs: x.Mtime.Sec*1e9 + int64(x.Mtime.Nsec), Size: sizeOf(uint32(x.Mode), int64(x.Size), unix.Mkdev(x.Rdev_major, x.Rdev_minor)),
+		Mode: uint32(x.Mode), UID: x.Uid, GID: x.Gid, Nlink: x.Nlink,
 	}
 }

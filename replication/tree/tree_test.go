@@ -187,7 +187,7 @@ func TestReadChunks(t *testing.T) {
 func TestIndexIsKept(t *testing.T) {
 	p := filepath.Join(t.TempDir(), "index")
 	x := &Index{ID: replication.ID{Term: 3, Seq: 4}, At: 5, Volumes: map[string]*Nodes{
-		"v": NewNodes(Node{Path: "\xff", Stat: Stat{Ino: 2, CtimeNs: -3, MtimeNs: 4, Size: 5, Mode: 6, UID: 7, GID: 8, Nlink: 9, Rdev: 10}}),
+		"v": NewNodes(&Node{Path: "\xff", Stat: Stat{Ino: 2, CtimeNs: -3, MtimeNs: 4, Size: 5, Mode: 6, UID: 7, GID: 8, Nlink: 9}}),
 	}}
 	if err := x.Save(p); err != nil {
 		t.Fatal(err)

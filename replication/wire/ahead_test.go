@@ -160,8 +160,9 @@ func TestAhead(t *testing.T) {
 	}
 	sh := NewShipper(ShipperOptions{Source: src})
 	c := r.dial(t)
+	gone := store.PackFile{Hash: hashOf(nil), Path: filepath.Join(t.TempDir(), "gone"), Size: 100}
 	for want := 3; want >= 0; want -= 3 {
-		got, err := sh.Ahead(t.Context(), c, sealed)
+		got, err := sh.Ahead(t.Context(), c, append([]store.PackFile{gone}, sealed...))
 		ok(t, err)
 		if got.Packs != want {
 			t.Errorf("%d packs were sent ahead, not %d", got.Packs, want)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/store"
@@ -69,7 +70,7 @@ func (s *Shipper) mendChunks(ctx context.Context, p Peer, wanted []replication.H
 			have = append(have, h)
 		}
 	}
-	return s.chunks(ctx, p, replication.ID{}, have, r)
+	return s.chunks(ctx, p, replication.ID{}, slices.Values(have), r)
 }
 
 // mendGeneration sends a generation whole. One that we have not is not done, and no error.
@@ -87,7 +88,7 @@ func (s *Shipper) mendGeneration(ctx context.Context, p Peer, id replication.ID,
 	if err != nil {
 		return false, err
 	}
-	if err := s.chunks(ctx, p, id, store.Chunks(&whole), r); err != nil {
+	if err := s.chunks(ctx, p, id, store.Added(&whole), r); err != nil {
 		return false, err
 	}
 	err = p.Commit(ctx, s.o.Source.Service(), id, encoded)

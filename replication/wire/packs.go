@@ -75,16 +75,23 @@ func (s *Shipper) Ahead(ctx context.Context, p Peer, packs []store.PackFile) (r 
 	if r.Peer.Term > ours.Term {
 		return r, fmt.Errorf("%w: the peer knows term %d, this node %d", replication.ErrStaleTerm, r.Peer.Term, ours.Term)
 	}
-	var offer []replication.Hash
-	asked := func(f store.PackFile) []replication.Hash { return f.Chunks }
-	if r.Peer.Head.IsZero() {
-		// It has none of it, but for packs that arrived before a cut: it is not asked for each chunk.
-		asked = func(f store.PackFile) []replication.Hash { return f.Chunks[:min(1, len(f.Chunks))] }
+	var unread error
+	asked := make([][]replication.Hash, len(packs))
+	for i, f := range packs {
+		if asked[i], err = f.Contents(); err != nil {
+			var damaged *store.DamagedPack
+			if errors.As(err, &damaged) {
+				unread = errors.Join(unread, err) // whoever called has it mended
+			}
+			s.o.Logger.Warn("a pack cannot be read, and is not sent ahead of its generation", "service", ours.Service, "pack", f.Path, "error", err)
+			continue
+		}
+		if r.Peer.Head.IsZero() && len(asked[i]) > 0 {
+			// It has none of it, but for packs that arrived before a cut: it is not asked for each chunk.
+			asked[i] = []replication.Hash{asked[i][0]}
+		}
 	}
-	for _, f := range packs {
-		offer = append(offer, asked(f)...)
-	}
-	missing, err := p.Missing(ctx, ours.Service, offer)
+	missing, err := p.Missing(ctx, ours.Service, slices.Concat(asked...))
 	if err != nil {
 		return r, err
 	}
@@ -93,13 +100,13 @@ func (s *Shipper) Ahead(ctx context.Context, p Peer, packs []store.PackFile) (r 
 		lacks[h] = struct{}{}
 	}
 	var whole []store.PackFile
-	for _, f := range packs {
-		if len(f.Chunks) > 0 && !slices.ContainsFunc(asked(f), func(h replication.Hash) bool {
+	for i, f := range packs {
+		if len(asked[i]) > 0 && !slices.ContainsFunc(asked[i], func(h replication.Hash) bool {
 			_, lacked := lacks[h]
 			return !lacked
 		}) {
 			whole = append(whole, f)
 		}
 	}
-	return r, s.put(ctx, p, replication.ID{}, whole, &r)
+	return r, errors.Join(s.put(ctx, p, replication.ID{}, whole, &r), unread)
 }

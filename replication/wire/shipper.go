@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"slices"
 	"time"
@@ -226,20 +227,22 @@ func (s *Shipper) step(ctx context.Context, p Peer, st step, r *Report) error {
 	if st.base != nil {
 		m.Delta = st.m.DeltaFrom(st.base)
 	}
-	encoded, err := store.EncodeManifest(&m)
-	if err != nil {
-		return err
-	}
 	offer := store.Added(&m)
 	for again := false; ; again = true {
 		if err := s.chunks(ctx, p, m.ID, offer, r); err != nil {
 			return err
 		}
-		err := p.Commit(ctx, service, m.ID, encoded)
+		encoded, err := store.EncodeManifest(&m) // now: of many files it is large, as is what they are asked with
+		if err != nil {
+			return err
+		}
+		err = p.Commit(ctx, service, m.ID, encoded)
 		if !again && errors.Is(err, replication.ErrMissingChunks) {
 			// It has lost what its own head needs, say a damaged pack: offer all.
 			s.o.Logger.Warn("the peer lacks chunks it should have; offering it all", "service", service, "generation", m.ID.String(), "error", err)
-			offer = store.Chunks(&m)
+			whole := m
+			whole.Delta = nil
+			offer = store.Added(&whole)
 			continue
 		}
 		if err == nil {
@@ -249,15 +252,38 @@ func (s *Shipper) step(ctx context.Context, p Peer, st step, r *Report) error {
 	}
 }
 
-// chunks sends those of offer that the peer lacks.
-func (s *Shipper) chunks(ctx context.Context, p Peer, id replication.ID, offer []replication.Hash, r *Report) error {
-	if len(offer) == 0 {
-		return nil
-	}
+// askAtOnce is how many chunks the peer is asked for at once: a question takes some 250 bytes of memory for each.
+var askAtOnce = 1 << 14 // only tests change it
+
+// chunks sends those of offer that the peer lacks. There may be as many as a volume has files.
+func (s *Shipper) chunks(ctx context.Context, p Peer, id replication.ID, offer iter.Seq[replication.Hash], r *Report) error {
 	service := s.o.Source.Service()
-	missing, err := p.Missing(ctx, service, offer)
-	if err != nil || len(missing) == 0 {
+	var missing []replication.Hash
+	batch, seen := make([]replication.Hash, 0, 64), map[replication.Hash]struct{}{}
+	ask := func() error {
+		some, err := p.Missing(ctx, service, batch)
+		missing, batch = append(missing, some...), batch[:0]
+		clear(seen)
 		return err
+	}
+	for h := range offer {
+		if _, dup := seen[h]; dup {
+			continue
+		}
+		seen[h] = struct{}{}
+		if batch = append(batch, h); len(batch) == askAtOnce {
+			if err := ask(); err != nil {
+				return err
+			}
+		}
+	}
+	if len(batch) > 0 {
+		if err := ask(); err != nil {
+			return err
+		}
+	}
+	if len(missing) == 0 {
+		return nil
 	}
 	packs, cleanup, err := s.o.Source.PacksFor(missing)
 	defer cleanup()

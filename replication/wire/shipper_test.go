@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -27,6 +28,16 @@ func parentOf(term, seq uint64) replication.ID {
 }
 
 func TestShip(t *testing.T) {
+	for _, at := range []int{askAtOnce, 1, 2} {
+		t.Run(fmt.Sprint(at, " chunks at once"), func(t *testing.T) {
+			defer func(was int) { askAtOnce = was }(askAtOnce)
+			askAtOnce = at
+			testShip(t)
+		})
+	}
+}
+
+func testShip(t *testing.T) {
 	src := openStore(t, t.TempDir())
 	r := pipeReceiver(t)
 	c := r.dial(t)
