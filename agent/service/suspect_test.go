@@ -18,12 +18,13 @@ func attacked(t *testing.T, onSuspect string) (n *node, s *Service, old, head re
 	n, s, old, was = aged(t)
 	must(t, s, api.ActionDemote)
 	head, _ = replica{n}.Head()
-	n.with(func() {
-		n.suspect = []store.Suspect{{First: head, Last: head, Before: old, At: time.Now(), Why: "all is noise"}}
-	})
+	// Before the list, which may be looked at any moment.
 	if err := s.persist(func(r *record) { r.Spec.OnSuspect = onSuspect }); err != nil {
 		t.Fatal(err)
 	}
+	n.with(func() {
+		n.suspect = []store.Suspect{{First: head, Last: head, Before: old, At: time.Now(), Why: "all is noise"}}
+	})
 	s.Poke()
 	return n, s, old, head, was
 }

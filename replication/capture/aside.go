@@ -140,6 +140,9 @@ func (j *job) chase(ctx context.Context, v *volume, path string, budget *int64) 
 		if !v.dirty.Has(path) {
 			return nil, nil
 		}
+		if err := j.c.hook.At("set aside " + path); err != nil {
+			return nil, err
+		}
 		n := v.node(path)
 		j.asItIs = try == attempts
 		s, err := j.secure(ctx, v, n, budget)
