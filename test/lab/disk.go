@@ -12,6 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// fileSystems are those that a node's disk can have, each with the command that makes one in an image.
+var fileSystems = map[string][]string{
+	"xfs":   {"mkfs.xfs", "-q", "-f", "-m", "reflink=1"},
+	"btrfs": {"mkfs.btrfs", "-q", "-f"},
+	"ext4":  {"mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1"},
+}
+
 // makeDisk makes a sparse image with a file system; an existing one is left alone.
 func makeDisk(ctx context.Context, image, fs string, size int64) error {
 	if _, err := os.Stat(image); err == nil {
@@ -25,11 +32,8 @@ func makeDisk(ctx context.Context, image, fs string, size int64) error {
 	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
 		return err
 	}
-	mkfs := []string{"mkfs.xfs", "-q", "-f", "-m", "reflink=1", tmp}
-	if fs == "ext4" {
-		mkfs = []string{"mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1", tmp}
-	}
-	if err := run(ctx, "", mkfs[0], mkfs[1:]...); err != nil {
+	mkfs := fileSystems[fs]
+	if err := run(ctx, "", mkfs[0], append(mkfs[1:len(mkfs):len(mkfs)], tmp)...); err != nil {
 		return err
 	}
 	return os.Rename(tmp, image)

@@ -15,7 +15,7 @@ type Options struct {
 	Name string
 	// Nodes are the host names, n1 and n2 unless set. A node nX has address 192.0.2.X.
 	Nodes []string
-	// FS is the file system of each node's disk: "xfs" (with reflink) or "ext4".
+	// FS is the file system of each node's disk: "xfs" (with reflink), "btrfs" or "ext4".
 	FS string
 	// DiskSize is the size of each node's (sparse) disk in bytes; 8 GiB unless set.
 	DiskSize int64
@@ -26,7 +26,8 @@ type Options struct {
 	Token   time.Duration
 	// ManualBoot leaves a node off after it was fenced with "reboot"; see Lab.SetAutoBoot.
 	ManualBoot bool
-	// KeepUnsynced keeps what a node had written but not synced when its power is cut.
+	// KeepUnsynced keeps what a node had written but not synced when its power is cut. On btrfs there is no
+	// other way: it cannot be shut down.
 	KeepUnsynced bool
 	// Out receives progress, one line a step; nil discards it.
 	Out io.Writer
@@ -72,8 +73,11 @@ func (o *Options) validate() error {
 		}
 		seen[n] = true
 	}
-	if o.FS != "xfs" && o.FS != "ext4" {
-		return fmt.Errorf("file system %q: use xfs or ext4", o.FS)
+	if fileSystems[o.FS] == nil {
+		return fmt.Errorf("file system %q: use xfs, btrfs or ext4", o.FS)
+	}
+	if o.FS == "btrfs" && !o.KeepUnsynced {
+		return errors.New("btrfs cannot be made to lose what was not synced: keep it (KeepUnsynced, --keep-unsynced), or use xfs or ext4")
 	}
 	if o.DiskSize < 512<<20 {
 		return errors.New("a node's disk needs at least 512 MiB")

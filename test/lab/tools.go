@@ -15,6 +15,7 @@ var tools = []struct{ program, pkg string }{
 	{"ip", "iproute2"},
 	{"nft", "nftables"},
 	{"mkfs.xfs", "xfsprogs"},
+	{"mkfs.btrfs", "btrfs-progs"},
 	{"mkfs.ext4", "e2fsprogs"},
 	{"nsenter", "util-linux"},
 	{"unshare", "util-linux"},

@@ -26,7 +26,7 @@ const Service = "registry"
 // Options of a Stack.
 type Options struct {
 	Name  string        // of the lab
-	FS    string        // xfs or ext4
+	FS    string        // of the nodes' disks; the lab's default unless set
 	Deb   string        // the package to install; "": the one in build/
 	Token time.Duration // Corosync's; 1 s unless set
 	// DiskSize is of each node's sparse disk, bytes; the lab's default unless set.
@@ -51,7 +51,10 @@ func Up(ctx context.Context, o Options) (s *Stack, err error) {
 			return nil, err
 		}
 	}
-	l, err := lab.Up(ctx, lab.Options{Name: o.Name, FS: o.FS, Deb: o.Deb, Token: o.Token, DiskSize: o.DiskSize, Cluster: true, Out: o.Out})
+	l, err := lab.Up(ctx, lab.Options{
+		Name: o.Name, FS: o.FS, Deb: o.Deb, Token: o.Token, DiskSize: o.DiskSize, Cluster: true, Out: o.Out,
+		KeepUnsynced: o.FS == "btrfs",
+	})
 	if err != nil {
 		return nil, err
 	}

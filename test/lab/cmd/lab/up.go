@@ -22,7 +22,7 @@ const ready = "\x00ready"
 
 func upFlags(f *pflag.FlagSet) {
 	f.StringSlice("nodes", []string{"n1", "n2"}, "the nodes' `names`")
-	f.String("fs", "xfs", "file `system` of the nodes' disks: xfs or ext4")
+	f.String("fs", "xfs", "file `system` of the nodes' disks: xfs, btrfs or ext4")
 	f.String("deb", "", "package `file` to install on every node")
 	f.Bool("cluster", false, "start a cluster with fencing")
 	f.Duration("token", time.Second, "Corosync's token timeout")
