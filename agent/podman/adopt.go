@@ -234,7 +234,7 @@ func (c *Client) makePlayed(ctx context.Context, def *KubeDef) error {
 	}
 	d := *def
 	d.YAML = s.yaml
-	if err := c.play(ctx, d); err != nil {
+	if err := c.play(ctx, d, nil); err != nil {
 		return err
 	}
 	for _, name := range s.pods {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"maps"
 	"strings"
+
+	"github.com/containers/podman/v5/libpod/define"
 )
 
 // A container shows the name of its image that it was made with, also when the image has
@@ -16,11 +18,22 @@ type loan struct {
 	To   string `json:"to"`
 }
 
+// byDigest: the name has the digest of a manifest, which says how layers were compressed when the image came and is
+// another on each node. It is nobody's to give.
+func byDigest(name string) bool { return strings.Contains(name, "@") }
+
+// carriedName is the name of a container's image on every node: its ID where it was made by digest.
+func carriedName(d *define.InspectContainerData) string {
+	if byDigest(d.ImageName) {
+		return bareID(d.Image)
+	}
+	return d.ImageName
+}
+
 // borrow gives the image the name if it has it not, and says whether it did. What had the
-// name is remembered durably first; giveBack restores that, also after a kill. A name by digest
-// is nobody's to give: such a container shows the image's ID.
+// name is remembered durably first; giveBack restores that, also after a kill.
 func (c *Client) borrow(ctx context.Context, name, id string) (bool, error) {
-	if !strings.ContainsAny(name, ":/") || strings.Contains(name, "@") || strings.HasPrefix(name, "sha256:") {
+	if !strings.ContainsAny(name, ":/") || byDigest(name) || strings.HasPrefix(name, "sha256:") {
 		return false, nil
 	}
 	owner, err := c.Image(ctx, name)

@@ -88,7 +88,7 @@ func (c *Client) Capture(ctx context.Context, w Workload) (*Definition, error) {
 // captureContainer describes a container, and what stands against it: then it has no
 // specification. What it uses is added to n.
 func (c *Client) captureContainer(ctx context.Context, w Workload, n *needs, d *define.InspectContainerData) (def ContainerDef, problems []Problem, err error) {
-	def = ContainerDef{Name: d.Name, ImageID: bareID(d.Image), ImageName: d.ImageName, Infra: d.IsInfra}
+	def = ContainerDef{Name: d.Name, ImageID: bareID(d.Image), ImageName: carriedName(d), Infra: d.IsInfra}
 	if def.Pod, err = c.podOf(ctx, d); err != nil {
 		return def, nil, err
 	}
@@ -117,7 +117,10 @@ func (c *Client) captureContainer(ctx context.Context, w Workload, n *needs, d *
 	if def.ImageID != "" {
 		n.images[def.ImageID] = true
 	}
-	if def.Looks, err = looksOf(d); err != nil || spec == nil {
+	if def.Looks, err = looksOf(d); err == nil && def.Kube != "" { // the YAML has it, perhaps by digest
+		def.Looks, err = nameless(def.Looks)
+	}
+	if err != nil || spec == nil {
 		return def, problems, err
 	}
 	def.Secrets = secretHashes(spec, n)

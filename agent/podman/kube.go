@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -140,19 +141,21 @@ func textAt(doc any, path ...string) string {
 	return s
 }
 
-// podSpecs are the specifications of the pods in the documents.
-func (s *kubeSource) podSpecs() []map[string]any {
-	var out []map[string]any
-	for _, doc := range s.docs {
-		path := []string{"spec", "template", "spec"}
-		if textAt(doc, "kind") == "Pod" {
-			path = path[:1]
-		}
-		if spec, ok := at(doc, path...).(map[string]any); ok {
-			out = append(out, spec)
+// podSpecs are the specifications of the pods in the documents, each with the name that Podman gives the pod.
+func (s *kubeSource) podSpecs() iter.Seq2[string, map[string]any] {
+	return func(yield func(string, map[string]any) bool) {
+		for _, doc := range s.docs {
+			path, name := []string{"spec", "template", "spec"}, textAt(doc, "metadata", "name")
+			if textAt(doc, "kind") == "Pod" {
+				path = path[:1]
+			} else {
+				name += "-pod"
+			}
+			if spec, ok := at(doc, path...).(map[string]any); ok && !yield(name, spec) {
+				return
+			}
 		}
 	}
-	return out
 }
 
 // check says what of the YAML cannot be carried.
@@ -224,13 +227,18 @@ func walkMaps(v any, f func(key string, v any)) {
 }
 
 // local is the YAML in such a form that Podman pulls nothing: the images that it names
-// are here, and are the active's.
-func (s *kubeSource) local() ([]byte, error) {
-	for _, spec := range s.podSpecs() {
+// are here, and are the active's. Those that it names by digest go by the ID that images has for the container.
+func (s *kubeSource) local(images map[string]string) ([]byte, error) {
+	for pod, spec := range s.podSpecs() {
 		list, _ := at(spec, "containers").([]any)
 		for _, con := range list {
-			if m, ok := con.(map[string]any); ok {
-				m["imagePullPolicy"] = "Never"
+			m, ok := con.(map[string]any)
+			if !ok {
+				continue
+			}
+			m["imagePullPolicy"] = "Never"
+			if id := images[pod+"-"+textAt(m, "name")]; id != "" && byDigest(textAt(m, "image")) {
+				m["image"] = id
 			}
 		}
 	}
@@ -252,7 +260,10 @@ const kubeNetwork = "podman-default-kube-network"
 // flags finds out with what flags the pod was played, from its infra container and
 // from one of its others.
 func (s *kubeSource) flags(def *KubeDef, infra, con *define.InspectContainerData) {
-	host := slices.ContainsFunc(s.podSpecs(), func(spec map[string]any) bool { return spec["hostNetwork"] == true })
+	host := false
+	for _, spec := range s.podSpecs() {
+		host = host || spec["hostNetwork"] == true
+	}
 	networks := networksOf(infra)
 	switch mode := infra.HostConfig.NetworkMode; {
 	case mode == "host" && !host, mode == "none":

@@ -35,8 +35,16 @@ spec:
 ---
 kind: Deployment
 metadata: {name: api}
-spec: {template: {spec: {containers: [{name: api, image: x}]}}}
+spec: {template: {spec: {containers: [{name: api, image: 'x@sha256:0d'}]}}}
 `
+
+// commandOf is what the shell of the first pod's first container is given.
+func commandOf(s *kubeSource) any {
+	for _, spec := range s.podSpecs() {
+		return spec["containers"].([]any)[0].(map[string]any)["command"].([]any)[2]
+	}
+	return nil
+}
 
 func TestReadKube(t *testing.T) {
 	s, err := readKube("/shop.yaml", []byte(shopYAML))
@@ -55,13 +63,16 @@ func TestReadKube(t *testing.T) {
 	if p := s.check(); len(p) > 0 {
 		t.Errorf("problems %v", p)
 	}
-	local, err := s.local()
+	local, err := s.local(map[string]string{"shop-web": "1d", "api-pod-api": "2d"})
 	if err != nil || strings.Contains(string(local), "Always") || strings.Count(string(local), "imagePullPolicy: Never") != 2 {
 		t.Errorf("for another node:\n%s (%v)", local, err)
 	}
+	if text := string(local); !strings.Contains(text, "image: 2d") || strings.Contains(text, "1d") || strings.Contains(text, "@") {
+		t.Errorf("only what is named by digest goes by its ID:\n%s", text)
+	}
 	again, err := readKube("/shop.yaml", local)
 	if err != nil || !slices.Equal(again.pods, s.pods) || textAt(again.docs[1], "spec", "containers") != "" ||
-		again.podSpecs()[0]["containers"].([]any)[0].(map[string]any)["command"].([]any)[2] != "echo '---' ; sleep 5" {
+		commandOf(again) != "echo '---' ; sleep 5" {
 		t.Errorf("read again: %+v, %v", again, err)
 	}
 }
@@ -151,7 +162,7 @@ func FuzzReadKube(f *testing.F) {
 		s.check()
 		s.secrets()
 		s.hostPorts()
-		if _, err := s.local(); err != nil {
+		if _, err := s.local(nil); err != nil {
 			t.Error(err)
 		}
 	})

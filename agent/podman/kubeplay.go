@@ -112,18 +112,19 @@ func (r *realiser) replay(ctx context.Context, def KubeDef) error {
 
 // playHere plays with the active's images under the names that the YAML has for them.
 func (r *realiser) playHere(ctx context.Context, def KubeDef) error {
-	borrowed := false
+	borrowed, images := false, map[string]string{}
 	for _, con := range r.def.Containers {
 		if con.Kube != def.Path || con.Infra {
 			continue
 		}
+		images[con.Name] = con.ImageID
 		lent, err := r.c.borrow(ctx, con.ImageName, con.ImageID)
 		if err != nil {
 			return err
 		}
 		borrowed = borrowed || lent
 	}
-	err := r.c.play(ctx, def)
+	err := r.c.play(ctx, def, images)
 	if borrowed {
 		err = errors.Join(err, r.c.giveBack(ctx))
 	}
@@ -186,13 +187,13 @@ func (r *realiser) comparePlayed(ctx context.Context, def KubeDef, con Container
 	return r.c.record.setContainer(con.Name, entry{ID: d.ID, Hash: con.hash()})
 }
 
-// play makes the pods of the YAML without starting them.
-func (c *Client) play(ctx context.Context, def KubeDef) error {
+// play makes the pods of the YAML without starting them, with images as local has them.
+func (c *Client) play(ctx context.Context, def KubeDef, images map[string]string) error {
 	s, err := readKube(def.Path, def.YAML)
 	if err != nil {
 		return err
 	}
-	body, err := s.local()
+	body, err := s.local(images)
 	if err != nil {
 		return err
 	}

@@ -61,6 +61,9 @@ func looksOf(d *define.InspectContainerData) (json.RawMessage, error) {
 	if d.Pod != "" {
 		withoutPod(m)
 	}
+	if byDigest(d.ImageName) {
+		withoutName(m)
+	}
 	if d.IsInfra && ownImage.MatchString(d.ImageName) {
 		withoutImage(m)
 	}
@@ -210,12 +213,33 @@ func plainNetworks(d *define.InspectContainerData) []string {
 	return out
 }
 
+// withoutName: what Podman calls the image is not to be the same on both nodes.
+func withoutName(m map[string]any) {
+	delete(m, "ImageName")
+	if cfg, ok := m["Config"].(map[string]any); ok {
+		delete(cfg, "Image")
+	}
+}
+
+// nameless are looks without their image's name.
+func nameless(looks json.RawMessage) (json.RawMessage, error) {
+	var m map[string]any
+	if err := json.Unmarshal(looks, &m); err != nil {
+		return nil, err
+	}
+	withoutName(m)
+	return json.Marshal(m)
+}
+
 // lookDifferences compares two looks and names what differs, at most a few levels
-// deep: "HostConfig.Memory: 0 here, 67108864 on the active".
+// deep: "HostConfig.Memory: 0 here, 67108864 on the active". A name of the image that the active's have not is not compared.
 func lookDifferences(here, there json.RawMessage) []string {
-	var a, b any
+	var a, b map[string]any
 	if json.Unmarshal(here, &a) != nil || json.Unmarshal(there, &b) != nil {
 		return []string{"the descriptions cannot be read"}
+	}
+	if b["ImageName"] == nil {
+		withoutName(a)
 	}
 	var out []string
 	walk("", a, b, &out)

@@ -76,7 +76,7 @@ func (c *Client) capturePod(ctx context.Context, w Workload, n *needs, name stri
 	problems = append(problems, ofPod(d.Name, missingFrom(w, d))...)
 	if infra != nil {
 		if s != nil && !ownImage.MatchString(infra.ImageName) {
-			s.InfraImage = infra.ImageName
+			s.InfraImage = carriedName(infra)
 		}
 	}
 	if s == nil || fatal(problems) {
@@ -339,8 +339,6 @@ func withoutPod(m map[string]any) {
 
 // withoutImage: what Podman builds an infra container from has another ID on each node.
 func withoutImage(m map[string]any) {
-	drop(m, []string{"Image", "ImageName"})
-	if cfg, ok := m["Config"].(map[string]any); ok {
-		delete(cfg, "Image")
-	}
+	delete(m, "Image")
+	withoutName(m)
 }

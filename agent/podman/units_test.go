@@ -127,6 +127,35 @@ func TestLooksOfAContainerStayTheSame(t *testing.T) {
 	}
 }
 
+// A container that was made by digest shows another name where its image goes by its ID.
+func TestImagesByDigest(t *testing.T) {
+	of := func(name string) (*define.InspectContainerData, json.RawMessage) {
+		d := in(inspected("podman", "create", "img"))
+		d.Image, d.ImageName, d.Config.Image = "sha256:"+strings.Repeat("ab", 32), name, name
+		looks, err := looksOf(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d, looks
+	}
+	active, digest := of("localhost/app@sha256:" + strings.Repeat("0d", 32))
+	if got := carriedName(active); got != strings.Repeat("ab", 32) {
+		t.Errorf("it is carried as %s", got)
+	}
+	_, tagged := of("localhost/app:1")
+	_, other := of("localhost/app:2")
+	if diffs := lookDifferences(tagged, digest); len(diffs) > 0 {
+		t.Errorf("by digest on the active: %q", diffs)
+	}
+	if diffs := lookDifferences(tagged, other); len(diffs) != 2 {
+		t.Errorf("another name: %q", diffs)
+	}
+	plain, err := nameless(other)
+	if diffs := lookDifferences(tagged, plain); err != nil || len(diffs) > 0 {
+		t.Errorf("a played one: %q, %v", diffs, err)
+	}
+}
+
 // A short alias may be what the container's ID happens to begin with.
 func TestAliasesThatPeopleChose(t *testing.T) {
 	d := in(inspected("podman", "run", "--net", "front", "img"), "front")

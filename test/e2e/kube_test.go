@@ -20,6 +20,7 @@ const (
 	// kubePlayed makes the pods of the YAML, and a secret that it does not define.
 	kubePlayed = `mkdir -p /srv/parity/files; echo file >/srv/parity/files/file
 printf '{"apiVersion":"v1","kind":"Secret","metadata":{"name":"par-kube-outside"},"stringData":{"token":"t0ken"}}' | podman kube play - >/dev/null
+sed -i "s/@DIGEST/@$(podman image inspect --format '{{.Digest}}' localhost/busybox:1)/" ` + kubePath + `
 podman kube play --start=false ` + kubePath + " >/dev/null"
 )
 
@@ -29,6 +30,7 @@ func anew(t *testing.T, c *cluster, active, standby *lab.Node) {
 	t.Helper()
 	must(t, active.WriteFile(limited(t, time.Minute), kubePath, []byte(strings.Replace(kubeYAML, "colour: blue", "colour: green", 1)), 0o600))
 	c.sh(t, active, `pcs property set maintenance-mode=true
+sed -i "s/@DIGEST/@$(podman image inspect --format '{{.Digest}}' localhost/busybox:1)/" `+kubePath+`
 podman kube play --replace --start=false `+kubePath+` >/dev/null
 podman pod start par-kube par-kube-api-pod >/dev/null
 podman rm -f -t 0 par-img-a >/dev/null

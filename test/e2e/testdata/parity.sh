@@ -33,6 +33,7 @@ printf 'key \377\000 of bytes' | podman secret create --label kind=key par-bytes
 
 run() { name=$1; shift; podman create --name "par-$name" "$@" >/dev/null; }
 run plain $image
+run digest "localhost/busybox@$(podman image inspect --format '{{.Digest}}' $image)"
 run command --entrypoint '["sleep"]' $image 100000
 run env -e A=1 --env=B='two words' -e EMPTY= --unsetenv FOO --tz UTC --umask 0027 $image
 run labels --label app=shop -l single --annotation note=hi $image
