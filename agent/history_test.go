@@ -3,10 +3,12 @@ package agent
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -172,6 +174,66 @@ func TestRestoreGoesOn(t *testing.T) {
 	}
 	if _, err := s.Restore(t.Context(), first, to); api.KindOf(err) != api.KindArgs {
 		t.Errorf("over what is there: %v", err)
+	}
+}
+
+// countdown is a context that is over once it was asked so often.
+type countdown struct {
+	context.Context
+	left *atomic.Int64
+}
+
+func (c countdown) Err() error {
+	if c.left.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestRestoreIsNotBegunAnew: wherever a restore is interrupted, what it had written stays as it is.
+func TestRestoreIsNotBegunAnew(t *testing.T) {
+	s := newShelf(t)
+	names := []string{"a", "b", "c", "d", "e", "f"}
+	for _, name := range names {
+		s.write(name, "content of "+name)
+	}
+	first := s.seal()
+	halfway := 0
+	for asked := int64(0); ; asked++ {
+		to := filepath.Join(t.TempDir(), "to")
+		left := &atomic.Int64{}
+		left.Store(asked)
+		_, err := s.Restore(countdown{context.Background(), left}, first, to)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		had := map[string]fs.FileInfo{}
+		for _, name := range names {
+			if fi, err := os.Stat(filepath.Join(to, "data", name)); err == nil {
+				had[name] = fi
+			}
+		}
+		if n := len(had); 0 < n && n < len(names) {
+			halfway++
+		}
+		if _, err := s.Restore(t.Context(), first, to); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			fi, err := os.Stat(filepath.Join(to, "data", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if was := had[name]; was != nil && !os.SameFile(was, fi) {
+				t.Errorf("interrupted after %d looks, %s was written again", asked, name)
+			}
+		}
+	}
+	if halfway == 0 {
+		t.Error("it was never interrupted half-way")
 	}
 }
 
