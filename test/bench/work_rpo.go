@@ -85,7 +85,7 @@ func powerCuts(ctx context.Context, s *site, sh shape) (*row, error) {
 	}
 	r := newRow(versus("s", ages, "", nil).atMost(1, most, "≤ 1 s always"),
 		versus("s", outages, "", nil).named("until the service writes again"))
-	r.note("blocks of 64 KiB at random places of files of 64 MiB, in %.0f MB", mb(sh.size))
+	r.note("interval %s; blocks of 64 KiB at random places of files of 64 MiB, in %.0f MB", v.interval, mb(sh.size))
 	if behind > 0 {
 		r.note("%d of the %d cuts hit a standby that had not caught up after the one before", behind, len(ages))
 	}
