@@ -398,3 +398,25 @@ func BenchmarkFreezeOfAScatteredFile(b *testing.B) {
 	b.ReportMetric(float64(freeze.Microseconds())/1000, "ms-last-freeze")
 	b.ReportMetric(float64(whole.Microseconds())/1000, "ms-last-clone")
 }
+
+// BenchmarkFreezeOfABusyFile is the same where there are no clones: all of the file is read in the freeze.
+func BenchmarkFreezeOfABusyFile(b *testing.B) {
+	rnd := rand.New(rand.NewPCG(treetest.Seed(b), 0))
+	s := newBench(b, treetest.Mount(b, "ext4"))
+	s.with = New(Options{Now: func() time.Time { return time.Now().Add(-time.Hour) }}) // nothing is at rest to it
+	b.Cleanup(func() { treetest.Must(b, s.with.Close()) })
+	f, err := os.Create(s.in("db"))
+	treetest.Must(b, err)
+	defer f.Close()
+	_, err = f.Write(noise(rnd, 256<<20))
+	treetest.Must(b, err)
+	s.must(b)
+	s.freeze.in = func() { scatter(b, rnd, f, 20) }
+	var freezes []time.Duration
+	for b.Loop() {
+		scatter(b, rnd, f, 1000)
+		freezes = append(freezes, s.must(b).Freeze)
+	}
+	slices.Sort(freezes)
+	b.ReportMetric(float64(freezes[len(freezes)/2].Microseconds())/1000, "ms-median-freeze")
+}

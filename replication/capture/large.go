@@ -6,8 +6,9 @@ import (
 	"hash/maphash"
 	"io"
 	"os"
-	"slices"
+	"runtime"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/replication"
@@ -188,32 +189,10 @@ func length(ranges []extent.Range) (n int64) {
 	return n
 }
 
-// compare hashes a file's blocks, holes as 0, and gives the runs of those that are
-// not as in was.
+// compare hashes a file's blocks, and gives the runs of those that are not as in was.
 func (ss *shadows) compare(ctx context.Context, f *os.File, size int64, was *shadow) (changed []extent.Range, blocks []uint64, err error) {
-	blocks = make([]uint64, (size+block-1)/block)
-	buf := make([]byte, replication.ChunkSize)
-	for at := int64(0); at < size; {
-		start, end, err := tree.NextData(f, at, size)
-		if err != nil {
-			return nil, nil, err
-		}
-		start -= start % block
-		for at = start; at < end; at += int64(len(buf)) {
-			if ctx.Err() != nil {
-				return nil, nil, context.Cause(ctx)
-			}
-			n, err := f.ReadAt(buf[:min(int64(len(buf)), size-at)], at)
-			if err != nil && !errors.Is(err, io.EOF) {
-				return nil, nil, err
-			}
-			for b := range slices.Chunk(buf[:n], block) {
-				blocks[at/block] = maphash.Bytes(ss.seed, b) | 1 // never a hole
-				at += int64(len(b))
-			}
-			at -= int64(n)
-		}
-		at = max(at, end)
+	if blocks, err = ss.digests(ctx, f, size); err != nil {
+		return nil, nil, err
 	}
 	if was == nil {
 		return nil, blocks, nil
@@ -230,6 +209,46 @@ func (ss *shadows) compare(ctx context.Context, f *os.File, size int64, was *sha
 		}
 	}
 	return changed, blocks, nil
+}
+
+// digests hashes a file's blocks, holes as 0. Several parts at a time: in the freeze the service waits for
+// it, and leaves it the processors.
+func (ss *shadows) digests(ctx context.Context, f *os.File, size int64) ([]uint64, error) {
+	blocks := make([]uint64, (size+block-1)/block)
+	all, ctx := errgroup.WithContext(ctx)
+	parts := make(chan int64) // where each begins
+	for range min(runtime.GOMAXPROCS(0), mostAtOnce) {
+		all.Go(func() error {
+			buf := make([]byte, min(size, replication.ChunkSize))
+			for at := range parts {
+				n, err := f.ReadAt(buf[:min(int64(len(buf)), size-at)], at)
+				if err != nil && !errors.Is(err, io.EOF) {
+					return err
+				}
+				ss.digest(blocks, at, buf[:n], size)
+			}
+			return nil
+		})
+	}
+	all.Go(func() error {
+		defer close(parts)
+		for at := int64(0); at < size; {
+			start, end, err := tree.NextData(f, at, size)
+			if err != nil {
+				return err
+			}
+			for at = start - start%block; at < end; at += replication.ChunkSize {
+				select {
+				case parts <- at:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+			}
+			at = max(at, end)
+		}
+		return nil
+	})
+	return blocks, all.Wait()
 }
 
 // unlike is no block's digest: those are odd, and a hole's is 0.
