@@ -7,10 +7,23 @@ import (
 
 // Freezer stops a service's containers at one instant. Freeze returns when all
 // stand still; thaw is called exactly once, perhaps from another goroutine, and promptly
-// when FreezeMax is over. A failed Freeze leaves nothing frozen.
+// when FreezeMax is over. A failed Freeze leaves nothing frozen; its error is a StoodStill
+// where some stood still for a while.
 type Freezer interface {
 	Freeze(ctx context.Context) (thaw func() error, err error)
 }
+
+// StoodStill is the error of a Freeze that had stopped containers before it failed, and
+// let them run again.
+type StoodStill struct {
+	For time.Duration
+	Err error
+}
+
+func (s *StoodStill) Error() string { return s.Err.Error() }
+
+// Unwrap is why it failed.
+func (s *StoodStill) Unwrap() error { return s.Err }
 
 // Quiesce has an application make its data fit to be taken, before the freeze. resume is
 // always called, once the freeze is over or has failed; an error of it does not

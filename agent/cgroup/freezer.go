@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication"
 )
 
 // ErrExpired is what Thaw returns when the freeze had ended by itself: what was
@@ -73,7 +74,8 @@ type Freeze struct {
 
 // Freeze returns when every process of the cgroups stands still. It stops
 // nothing without a guard that has said it will end the freeze. The caller must
-// call Thaw. When it returns an error nothing is frozen by it.
+// call Thaw. When it returns an error nothing is frozen by it; a
+// [replication.StoodStill] says for how long some of it was.
 func (f *Freezer) Freeze(ctx context.Context, req FreezeRequest) (*Freeze, error) {
 	z := &Freeze{f: f, req: req, done: make(chan struct{}), ended: make(chan struct{})}
 	if err := z.begin(); err != nil {
@@ -86,7 +88,7 @@ func (f *Freezer) Freeze(ctx context.Context, req FreezeRequest) (*Freeze, error
 	if err != nil {
 		err = errors.Join(err, z.end())
 		close(z.ended)
-		return nil, fmt.Errorf("freeze service %s: %w", req.Service, err)
+		return nil, &replication.StoodStill{For: time.Since(z.started), Err: fmt.Errorf("freeze service %s: %w", req.Service, err)}
 	}
 	z.At = time.Now()
 	go z.watch()

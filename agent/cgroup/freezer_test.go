@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/understudy-ha/understudy/replication"
 )
 
 func guardCommand() []string { return []string{"/usr/bin/env", "CGROUP_TEST=guard", os.Args[0]} }
@@ -84,6 +86,33 @@ func TestFreezeAndThaw(t *testing.T) {
 	}
 	if isFrozen(a) || f.IsFrozenByUs(a) || f.Frozen("web/1") || len(records(t, run)) != 0 {
 		t.Error("something is left of the freeze")
+	}
+}
+
+// A freeze that fails with one stopped already says for how long it was.
+func TestFreezeFailsHalfWay(t *testing.T) {
+	top := root(t)
+	a, b := mkdir(t, top, "a"), mkdir(t, top, "b")
+	in(t, a, "sleep", "100")
+	f := NewFreezer(FreezerOptions{Dir: t.TempDir(), Guard: keeper(t).Guard, hook: func(step string) {
+		if step != "frozen" {
+			return
+		}
+		if err := os.Remove(b); err != nil {
+			t.Error(err)
+		}
+	}})
+	began := time.Now()
+	_, err := f.Freeze(t.Context(), FreezeRequest{Service: "s", Cgroups: []string{a, b}, Max: 30 * time.Second})
+	var stood *replication.StoodStill
+	if !errors.As(err, &stood) || stood.For <= 0 || stood.For > time.Since(began) {
+		t.Errorf("it does not say how long it was: %v, %+v", err, stood)
+	}
+	if isFrozen(a) || f.Frozen("s") {
+		t.Error("something is left of the freeze")
+	}
+	if _, err := f.Freeze(t.Context(), FreezeRequest{Service: "s"}); errors.As(err, &stood) {
+		t.Errorf("nothing stood still: %v", err)
 	}
 }
 

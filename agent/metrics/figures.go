@@ -65,7 +65,7 @@ var (
 	both    = []string{"service", "peer"}
 
 	build    = describe("build_info", "The agent's version.", "version")
-	freezes  = describe("freeze_seconds", "How long the service's containers stood still for a capture. The quantiles are of the latest 512.", "service")
+	freezes  = describe("freeze_seconds", "How long the service's containers stood still for a capture, one that was dropped too. The quantiles are of the latest 512.", "service")
 	findings = describe("scrub_findings_total", "What scrubs found damaged since the agent began, by whether it was mended on the spot.", "service", "mended")
 )
 

@@ -31,7 +31,7 @@ type Service struct {
 	Kept        int64  // bytes on disk of all that is kept
 	Sealed      int64  // generations, since the agent began
 	Read        int64  // bytes of content that captures read, since then
-	Freezes     uint64 // captures for which containers stood still, since then
+	Freezes     uint64 // of containers, for captures that were dropped too, since then
 	Frozen      time.Duration
 	Findings    map[bool]int64 // of scrubs since then, by whether they were mended
 	Copies      []Copy

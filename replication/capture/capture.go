@@ -106,6 +106,7 @@ type Request struct {
 	Index     *tree.Index           // what Base looked like to stat; nil, or of another generation: everything is read
 	Freezer   Freezer               // nil: nothing is frozen (containers are stopped)
 	FreezeMax time.Duration         // 0: no bound
+	Froze     func(time.Duration)   // told how long containers stood still, once for each freeze, also of a capture that fails or finds nothing; nil: nobody is told
 	Loose     bool                  // containers run although there is no Freezer: what moves is taken as it is after some tries
 	Quiesce   replication.Quiesce   // before the freeze; nil: nothing
 	Sink      Sink
@@ -209,5 +210,8 @@ func (j *job) take(ctx context.Context) (err error) {
 		}
 		return j.setAside(ctx)
 	})
+	if j.res.Freeze > 0 && j.r.Froze != nil {
+		j.r.Froze(j.res.Freeze)
+	}
 	return err
 }

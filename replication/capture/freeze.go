@@ -7,13 +7,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/durable"
 )
 
 // frozen runs work while the containers stand still, at most for limit (0: no
 // bound). The thaw does not wait for work: a timer thaws on time even when work
 // hangs in the kernel, and what work did is then dropped. It returns how long
-// the containers stood still.
+// the containers stood still, also with an error.
 func frozen(ctx context.Context, f Freezer, limit time.Duration, hook durable.Hook, work func(context.Context) error) (took time.Duration, err error) {
 	if f == nil {
 		return 0, work(ctx)
@@ -36,7 +37,10 @@ func frozen(ctx context.Context, f Freezer, limit time.Duration, hook durable.Ho
 		if ctx.Err() != nil {
 			err = errors.Join(context.Cause(ctx), err)
 		}
-		return 0, fmt.Errorf("freeze: %w", err)
+		if still, ok := errors.AsType[*replication.StoodStill](err); ok {
+			took = still.For
+		}
+		return took, fmt.Errorf("freeze: %w", err)
 	}
 	var (
 		once    sync.Once

@@ -9,8 +9,8 @@ import (
 type Counts struct {
 	Sealed  int64         // generations
 	Read    int64         // bytes of content that captures read
-	Freezes uint64        // captures for which containers stood still
-	Frozen  time.Duration // how long, together
+	Freezes uint64        // of containers, for captures that were dropped too
+	Frozen  time.Duration // how long they stood still, together
 }
 
 // Counts counts from when the engine was opened.
@@ -21,9 +21,6 @@ func (e *Engine) Counts() Counts {
 }
 
 func (e *Engine) noteFreeze(d time.Duration) {
-	if d == 0 {
-		return
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.counts.Freezes++

@@ -183,7 +183,7 @@ func (e *Engine) sealLocked(ctx context.Context, r replication.SealRequest) (rep
 	asOf := time.Now()
 	res, err := e.capturer.Capture(ctx, capture.Request{
 		Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base),
-		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Loose: r.Loose, Quiesce: r.Quiesce, Sink: pack, Content: e.store.Get, Hints: e.hints(r), Processes: r.Processes,
+		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Froze: e.noteFreeze, Loose: r.Loose, Quiesce: r.Quiesce, Sink: pack, Content: e.store.Get, Hints: e.hints(r), Processes: r.Processes,
 	})
 	captured := time.Now()
 	unchanged := errors.Is(err, replication.ErrUnchanged)
@@ -193,11 +193,10 @@ func (e *Engine) sealLocked(ctx context.Context, r replication.SealRequest) (rep
 	if unchanged {
 		e.keepIndex(res.Index)
 		if sameBut(base, r) {
-			return replication.SealResult{ID: base.ID, AsOf: asOf, Resume: res.Resume}, e.settled(r, base.ID)
+			return replication.SealResult{ID: base.ID, AsOf: asOf, Freeze: res.Freeze, Resume: res.Resume}, e.settled(r, base.ID)
 		}
 		res.Volumes, res.Delta = base.Volumes, &replication.Delta{Base: base.ID, BaseSum: base.Sum()}
 	}
-	e.noteFreeze(res.Freeze)
 	m := next(base, r, res, e.store.Service(), asOf)
 	if _, err := pack.Seal(); err != nil {
 		return replication.SealResult{}, err
