@@ -112,7 +112,7 @@ func (k Kept) History() (res api.History, err error) {
 
 // describe tells of a generation, given the one before it in the list, and what was told of that.
 func describe(m, before *replication.Manifest, told api.Generation) api.Generation {
-	g := api.Generation{ID: m.ID.String(), Parent: m.Parent.String(), CapturedAt: m.CapturedAt, Final: m.Final}
+	g := api.Generation{ID: m.ID.String(), Parent: m.Parent.String(), CapturedAt: m.CapturedAt, Final: m.Final, Loose: m.Loose}
 	if before == nil {
 		for i := range m.Volumes {
 			for e := range m.Volumes[i].Entries.All() {

@@ -53,6 +53,5 @@ type SealResult struct {
 	Freeze  time.Duration // how long the containers stood still
 	Changed int           // entries
 	Bytes   int64         // content read
-	Moved   int           // of a loose generation: files that changed while they were taken
 	Resume  error         // of Quiesce's resume: the application may still be waiting
 }

@@ -35,6 +35,7 @@ type Generation struct {
 	Head       bool      `json:"head,omitempty"`
 	Applied    bool      `json:"applied,omitempty"`
 	Final      bool      `json:"final,omitempty"`   // captured in a hand-over, with the containers stopped
+	Loose      bool      `json:"loose,omitempty"`   // not of one instant: captured with consistency=none
 	Pinned     string    `json:"pinned,omitempty"`  // why
 	Suspect    string    `json:"suspect,omitempty"` // why: it looks like an attack on the data
 }

@@ -27,6 +27,7 @@ func (s *Service) Status() api.ServiceStatus {
 	}
 	if rec.Role == api.RoleActive {
 		st.Term, st.Base, st.Applied = rec.Term, rec.Base, head.String()
+		st.Loose = rec.Spec.Consistency == api.ConsistencyNone
 		held, missing, _ := s.VIP.Held(rec.Spec)
 		st.VIPs = held
 		for _, m := range missing {

@@ -21,6 +21,7 @@ func historyCommand(a *app) *cobra.Command {
 		Long: `List the generations of a service that this node keeps: each is the whole state of its volumes
 at one instant. CHANGED and NEW are the entries and bytes by which one differs from the one
 listed before it. How many are kept is this node's to say ([retention] in its agent.toml).
+One that was captured with consistency=none is marked as not of one instant.
 
 It needs no agent. Another node keeps a history of its own.`,
 		Example: "  understudy history registry",
@@ -55,7 +56,7 @@ func printHistory(w io.Writer, h api.History, now time.Time) error {
 		row(g, marks(g))
 	}
 	for _, g := range h.Diverged {
-		row(g, []string{"diverged: nobody had received it"})
+		row(g, append([]string{"diverged: nobody had received it"}, nature(g)...))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -71,14 +72,23 @@ func marks(g api.Generation) (out []string) {
 	if g.Applied {
 		out = append(out, "applied")
 	}
-	if g.Final {
-		out = append(out, "hand-over")
-	}
+	out = append(out, nature(g)...)
 	if g.Suspect != "" {
 		out = append(out, "SUSPECT: "+g.Suspect)
 	}
 	if g.Pinned != "" {
 		out = append(out, "pinned: "+g.Pinned)
+	}
+	return out
+}
+
+// nature is how the generation was captured, where that was out of the ordinary.
+func nature(g api.Generation) (out []string) {
+	if g.Final {
+		out = append(out, "hand-over")
+	}
+	if g.Loose {
+		out = append(out, "not of one instant")
 	}
 	return out
 }

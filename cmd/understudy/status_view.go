@@ -155,6 +155,9 @@ func foreign(n api.NodeStatus) bool { return n.Version != 0 && n.Version != api.
 func (v statusView) details(w io.Writer, places []place) {
 	for _, p := range places {
 		fmt.Fprintf(w, "\n%s on %s: term %d, score %d, committed %s, tree at %s\n", p.Service, p.node.Node, p.Term, p.Score, dash(p.Committed), dash(p.Applied))
+		if p.Loose {
+			fmt.Fprintln(w, "  captures: without a freeze (consistency=none), so not of one instant")
+		}
 		if p.FreezeMax > 0 {
 			fmt.Fprintf(w, "  freezes: median %s, 99%% %s, longest %s\n", short(time.Duration(p.FreezeP50)), short(time.Duration(p.FreezeP99)), short(time.Duration(p.FreezeMax)))
 		}

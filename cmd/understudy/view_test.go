@@ -81,6 +81,14 @@ func troubledStatus() api.Status {
 	return st
 }
 
+// looseStatus is of a service with consistency=none.
+func looseStatus() api.Status {
+	st := onlyService(pairStatus(), "registry")
+	active := &st.Nodes[0].Services[0]
+	active.Loose, active.FreezeP50, active.FreezeP99, active.FreezeMax = true, 0, 0, 0
+	return st
+}
+
 // foreignStatus is what gossip makes of a peer of another version.
 func foreignStatus() api.Status {
 	st := onlyService(pairStatus(), "registry")
@@ -96,6 +104,7 @@ func TestStatusReadsWell(t *testing.T) {
 		"status-pair":    {status: pairStatus()},
 		"status-detail":  {status: onlyService(pairStatus(), "registry"), detail: true},
 		"status-trouble": {status: troubledStatus()},
+		"status-loose":   {status: looseStatus(), detail: true},
 		"status-foreign": {status: foreignStatus()},
 		"status-empty":   {status: api.Status{Nodes: []api.NodeStatus{{Node: "n1", Self: true, Alive: true, Health: healthy()}}}},
 	}
@@ -108,6 +117,28 @@ func TestStatusReadsWell(t *testing.T) {
 			golden(t, name, b.String())
 		})
 	}
+}
+
+func TestHistoryReadsWell(t *testing.T) {
+	time.Local = time.UTC
+	g := func(id string, g api.Generation) api.Generation {
+		g.ID, g.At, g.Entries, g.Size, g.Changed, g.New = id, now.Add(-90*time.Minute), 12, 5<<20, 3, 4<<10
+		return g
+	}
+	h := api.History{
+		Generations: []api.Generation{
+			g("7.1", api.Generation{Pinned: "before all"}),
+			g("7.2", api.Generation{Loose: true, Suspect: "all files are noise"}),
+			g("7.3", api.Generation{Final: true, Head: true, Applied: true}),
+		},
+		Diverged:   []api.Generation{g("6.40.1", api.Generation{}), g("6.41.1", api.Generation{Loose: true})},
+		StoreBytes: 6 << 20,
+	}
+	var b bytes.Buffer
+	if err := printHistory(&b, h, now); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "history", b.String())
 }
 
 func TestLogReadsWell(t *testing.T) {

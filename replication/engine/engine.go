@@ -205,7 +205,7 @@ func (e *Engine) sealLocked(ctx context.Context, r replication.SealRequest) (rep
 	if err := e.store.Commit(m); err != nil {
 		return replication.SealResult{}, fmt.Errorf("sealing generation %s: %w", m.ID, err)
 	}
-	e.log.Debug("sealed", "generation", m.ID, "changed", res.Changed, "read", res.BytesRead, "cloned", res.Cloned, "freeze", res.Freeze,
+	e.log.Debug("sealed", "generation", m.ID, "changed", res.Changed, "read", res.BytesRead, "cloned", res.Cloned, "freeze", res.Freeze, "loose", r.Loose, "moved", res.Moved,
 		"capture", captured.Sub(asOf), "pack", packed.Sub(captured), "commit", time.Since(packed))
 	e.mu.Lock()
 	e.head = m
@@ -214,7 +214,7 @@ func (e *Engine) sealLocked(ctx context.Context, r replication.SealRequest) (rep
 	e.mu.Unlock()
 	res.Index.ID = m.ID
 	e.keepIndex(res.Index)
-	return replication.SealResult{ID: m.ID, New: true, AsOf: asOf, Freeze: res.Freeze, Changed: res.Changed, Bytes: res.BytesRead, Moved: res.Moved, Resume: res.Resume},
+	return replication.SealResult{ID: m.ID, New: true, AsOf: asOf, Freeze: res.Freeze, Changed: res.Changed, Bytes: res.BytesRead, Resume: res.Resume},
 		e.settled(r, m.ID)
 }
 

@@ -92,7 +92,7 @@ func (e *Engine) Revert(name string, r replication.SealRequest) (id replication.
 	}
 	m := &replication.Manifest{
 		Format: replication.FormatVersion, Service: e.store.Service(), ID: replication.ID{Term: r.Term, Seq: 1}, Parent: head.ID,
-		CapturedAt: time.Now(), Definition: r.Definition, Images: r.Images,
+		CapturedAt: time.Now(), Loose: from.Loose, Definition: r.Definition, Images: r.Images,
 	}
 	if head.ID.Term == r.Term {
 		m.ID.Seq = head.ID.Seq + 1

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/understudy-ha/understudy/replication"
@@ -46,6 +47,48 @@ func TestRevert(t *testing.T) {
 	}
 	if _, _, err := a.Revert("1.9", a.request(1)); !errors.Is(err, replication.ErrNotFound) {
 		t.Errorf("a generation that there is not: %v", err)
+	}
+}
+
+// TestLooseIsMarked: in the manifest as it is stored, and in that of who goes back to it;
+// what was frozen for is not.
+func TestLooseIsMarked(t *testing.T) {
+	s := newSide(t)
+	r := s.request(1)
+	r.Loose = true
+	frozen := s.request(1)
+	frozen.Freezer = nobody{}
+	want := map[string]bool{}
+	for i, r := range []replication.SealRequest{frozen, r, frozen, s.request(1)} {
+		s.write("file", strings.Repeat("x", i))
+		res, err := s.Seal(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[res.ID.String()] = r.Loose
+	}
+	for _, name := range []string{"1.2", "1.1"} {
+		id, _, err := s.Revert(name, s.request(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[id.String()] = want[name]
+	}
+	if len(want) != 6 {
+		t.Fatalf("sealed and reverted to: %v", want)
+	}
+	for name, loose := range want {
+		id, err := replication.ParseID(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := s.Store().Load(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Loose != loose {
+			t.Errorf("generation %s: loose is %v", name, m.Loose)
+		}
 	}
 }
 
