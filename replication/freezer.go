@@ -53,5 +53,6 @@ type SealResult struct {
 	Freeze  time.Duration // how long the containers stood still
 	Changed int           // entries
 	Bytes   int64         // content read
+	Sockets int           // in the live trees; they are not carried
 	Resume  error         // of Quiesce's resume: the application may still be waiting
 }

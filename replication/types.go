@@ -153,6 +153,14 @@ type Manifest struct {
 	Delta      *Delta    // how Volumes differ from another generation's; nil: not known. Encoded instead of Volumes
 }
 
+// Skipped counts the sockets of all volumes, which are not carried.
+func (m *Manifest) Skipped() (n int) {
+	for i := range m.Volumes {
+		n += m.Volumes[i].Skipped
+	}
+	return n
+}
+
 // FormatVersion is the manifest format this code writes. A reader refuses any other by number.
 const FormatVersion = 2
 

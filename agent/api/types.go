@@ -201,7 +201,8 @@ type ServiceStatus struct {
 	Score     int       `json:"score"`               // promotion score, 0: must not be promoted
 	Blockers  []string  `json:"blockers,omitempty"`  // what stops a takeover on this node, in words
 	Warnings  []string  `json:"warnings,omitempty"`
-	Loose     bool      `json:"loose,omitempty"` // active, with consistency=none: what is captured is not of one instant
+	Loose     bool      `json:"loose,omitempty"`   // active, with consistency=none: what is captured is not of one instant
+	Sockets   int       `json:"sockets,omitempty"` // active: in the volumes; they are left out of what is captured
 	FreezeP50 Duration  `json:"freeze_p50,omitempty"`
 	FreezeP99 Duration  `json:"freeze_p99,omitempty"`
 	FreezeMax Duration  `json:"freeze_max,omitempty"`

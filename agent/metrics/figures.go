@@ -91,6 +91,7 @@ var ofService = []figure[at]{
 	known("generation_age_seconds", "How old the newest data is that this node has: on a standby, what a takeover now would lose.", service, func(s at) float64 { return s.since(s.FreshAt) }),
 	counter("sealed_generations_total", "Generations that this node sealed since the agent began.", service, func(s at) int64 { return s.Sealed }),
 	counter("captured_bytes_total", "Content that captures read since the agent began.", service, func(s at) int64 { return s.Read }),
+	gauge("sockets", "Sockets in the volumes, as of the last capture here: they are not replicated. 0 where the service is not active.", service, func(s at) float64 { return float64(s.Sockets) }),
 	gauge("kept_generations", "Generations that this node keeps.", service, func(s at) float64 { return float64(s.Generations) }),
 	gauge("kept_bytes", "What the service's store takes on this node's disk.", service, func(s at) float64 { return float64(s.Kept) }),
 	gauge("history_thinned", "Whether history gives way as the store's disk is short of room.", service, func(s at) float64 { return yes(s.Space != "") }),

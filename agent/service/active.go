@@ -110,6 +110,9 @@ func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealRes
 	s.consistently(&q, rec.Spec)
 	res, err := s.Replica.Seal(ctx, q)
 	if err == nil {
+		s.mu.Lock()
+		s.sockets = res.Sockets
+		s.mu.Unlock()
 		err = res.Resume
 	}
 	if err != nil {

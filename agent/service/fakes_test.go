@@ -43,6 +43,7 @@ type node struct {
 	archived int // version of the tree in the archive
 	pinned   []string
 	lost     int // what the store lacks
+	sockets  int // in the live tree
 	cloning  bool
 	suspect  []store.Suspect
 	mended   int
@@ -373,7 +374,7 @@ func (r replica) Seal(_ context.Context, q replication.SealRequest) (replication
 	if k := len(r.n.history); k > 0 {
 		parent = r.n.history[k-1].ID
 		if r.n.trees[parent] == r.n.tree && parent.Term == q.Term {
-			return replication.SealResult{ID: parent, AsOf: time.Now()}, nil
+			return replication.SealResult{ID: parent, AsOf: time.Now(), Sockets: r.n.sockets}, nil
 		}
 		if parent.Term == q.Term {
 			id.Seq = parent.Seq + 1
@@ -390,7 +391,7 @@ func (r replica) Seal(_ context.Context, q replication.SealRequest) (replication
 	if q.Freezer == nil {
 		r.n.applied = id
 	}
-	return replication.SealResult{ID: id, New: true, AsOf: time.Now()}, nil
+	return replication.SealResult{ID: id, New: true, AsOf: time.Now(), Sockets: r.n.sockets}, nil
 }
 
 func (r replica) ApplyAt(_ context.Context, id replication.ID, _ map[string]string) error {

@@ -82,6 +82,7 @@ type Service struct {
 	freshOf  replication.ID                   // standby: the head that freshAt is about
 	freshAt  time.Time                        // our clock: the live tree (active) or the head (standby) was current then
 	heardAt  time.Time                        // our clock: the active spoke last then
+	sockets  int                              // active: in the volumes, as of the last capture
 	lacks    int                              // what the store has lost, as last noted
 	suspects map[replication.ID]store.Suspect // as last noted, by their first generation
 	spaceWas string                           // how the store's disk stands, as last noted

@@ -63,6 +63,9 @@ func (s *Service) Status() api.ServiceStatus {
 		st.Health = s.health
 	}
 	st.Score, st.Images, st.Missing = s.score, s.present, s.missing
+	if rec.Role == api.RoleActive {
+		st.Sockets = s.sockets
+	}
 	if !freshAt.IsZero() {
 		st.FreshAt = freshAt.UnixNano()
 	}

@@ -22,3 +22,23 @@ func TestStatusSaysLoose(t *testing.T) {
 		}
 	}
 }
+
+// TestStatusCountsSockets, of the node that captures, as of its last capture.
+func TestStatusCountsSockets(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote)
+	for _, want := range []int{2, 3, 0, 1} {
+		n.with(func() { n.sockets = want })
+		if _, err := s.Replicate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Status().Sockets; got != want {
+			t.Errorf("%d sockets shown, there are %d", got, want)
+		}
+	}
+	must(t, s, api.ActionDemote)
+	if got := s.Status().Sockets; got != 0 {
+		t.Errorf("%d sockets shown on a standby", got)
+	}
+}

@@ -158,6 +158,9 @@ func (v statusView) details(w io.Writer, places []place) {
 		if p.Loose {
 			fmt.Fprintln(w, "  captures: without a freeze (consistency=none), so not of one instant")
 		}
+		if p.Sockets > 0 {
+			fmt.Fprintf(w, "  not replicated: %d sockets in its volumes (whoever listens on them makes them anew)\n", p.Sockets)
+		}
 		if p.FreezeMax > 0 {
 			fmt.Fprintf(w, "  freezes: median %s, 99%% %s, longest %s\n", short(time.Duration(p.FreezeP50)), short(time.Duration(p.FreezeP99)), short(time.Duration(p.FreezeMax)))
 		}

@@ -49,7 +49,7 @@ func pairStatus() api.Status {
 			Services: []api.ServiceStatus{
 				{
 					Service: "registry", Role: api.RoleActive, Health: api.HealthHealthy, Term: 7, Committed: "7.118", Applied: "7.118",
-					VIPs: []string{"192.0.2.100/24"}, FreezeP50: api.Duration(3 * time.Millisecond), FreezeP99: api.Duration(11 * time.Millisecond), FreezeMax: api.Duration(40 * time.Millisecond),
+					VIPs: []string{"192.0.2.100/24"}, Sockets: 3, FreezeP50: api.Duration(3 * time.Millisecond), FreezeP99: api.Duration(11 * time.Millisecond), FreezeMax: api.Duration(40 * time.Millisecond),
 				},
 				{Service: "wiki", Role: api.RoleStandby, Health: api.HealthHealthy, Committed: "2.9", FreshAt: now.Add(-2 * time.Second).UnixNano(), Score: 90},
 			},

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/capture"
 )
@@ -83,4 +85,39 @@ func TestFreezesCount(t *testing.T) {
 	if p50, p99, most := s.Freezes(); p50 < limit || p50 >= time.Hour || p99 != time.Hour || most != time.Hour {
 		t.Errorf("median %s, 99%% %s, longest %s", p50, p99, most)
 	}
+}
+
+// Sockets are counted, of all volumes, whether or not there is something new.
+func TestSocketsCount(t *testing.T) {
+	s := newSide(t)
+	other := filepath.Join(s.t.TempDir(), "other")
+	if err := os.Mkdir(other, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	seal := func(want int, isNew bool) {
+		t.Helper()
+		r := s.request(1)
+		r.Roots["other"] = other
+		res, err := s.Seal(t.Context(), r)
+		if err != nil || res.Sockets != want || res.New != isNew {
+			t.Errorf("%d sockets are there, %+v, %v", want, res, err)
+		}
+	}
+	listen := func(dir, name string) {
+		t.Helper()
+		if err := unix.Mknod(filepath.Join(dir, name), unix.S_IFSOCK|0o600, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.write("file", "x")
+	seal(0, true)
+	listen(s.tree, "a")
+	listen(s.tree, "b")
+	listen(other, "c")
+	seal(3, true)
+	seal(3, false)
+	if err := os.Remove(filepath.Join(s.tree, "a")); err != nil {
+		t.Fatal(err)
+	}
+	seal(2, true)
 }

@@ -193,7 +193,7 @@ func (e *Engine) sealLocked(ctx context.Context, r replication.SealRequest) (rep
 	if unchanged {
 		e.keepIndex(res.Index)
 		if sameBut(base, r) {
-			return replication.SealResult{ID: base.ID, AsOf: asOf, Freeze: res.Freeze, Resume: res.Resume}, e.settled(r, base.ID)
+			return replication.SealResult{ID: base.ID, AsOf: asOf, Freeze: res.Freeze, Sockets: base.Skipped(), Resume: res.Resume}, e.settled(r, base.ID)
 		}
 		res.Volumes, res.Delta = base.Volumes, &replication.Delta{Base: base.ID, BaseSum: base.Sum()}
 	}
@@ -214,7 +214,7 @@ func (e *Engine) sealLocked(ctx context.Context, r replication.SealRequest) (rep
 	e.mu.Unlock()
 	res.Index.ID = m.ID
 	e.keepIndex(res.Index)
-	return replication.SealResult{ID: m.ID, New: true, AsOf: asOf, Freeze: res.Freeze, Changed: res.Changed, Bytes: res.BytesRead, Resume: res.Resume},
+	return replication.SealResult{ID: m.ID, New: true, AsOf: asOf, Freeze: res.Freeze, Changed: res.Changed, Bytes: res.BytesRead, Sockets: m.Skipped(), Resume: res.Resume},
 		e.settled(r, m.ID)
 }
 
