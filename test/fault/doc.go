@@ -2,7 +2,8 @@
 // be thought of, between two real trees: the engine of each node, the wire over real SSH,
 // and the receiver's end as `understudy receive` runs it. Who is killed is a process of
 // its own, and dies of SIGKILL; where the node loses its power, its file system is shut
-// down in the same instant, with all that was not synced.
+// down in the same instant, with all that was not synced. Each step has both, each process
+// is on XFS and on ext4.
 //
 // After each fault the same must hold (see pair.check and pair.heal): what the standby
 // has committed is one of the generations that were sealed, whole; its tree is brought to

@@ -28,7 +28,8 @@ func newFreezer(j job, tree string) (*freezer, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &freezer{job: j, tree: tree, guard: cgroup.KeepGuard([]string{"/usr/bin/env", roleEnv + "=" + guard, exe}, nil)}
+	// With the race detector a process would sleep for a second at its end, and who is killed is waited for with its guard.
+	f := &freezer{job: j, tree: tree, guard: cgroup.KeepGuard([]string{"/usr/bin/env", roleEnv + "=" + guard, "GORACE=atexit_sleep_ms=0", exe}, nil)}
 	f.f = cgroup.NewFreezer(cgroup.FreezerOptions{Dir: j.Freezes, Guard: f.guard.Guard})
 	return f, nil
 }

@@ -1,7 +1,6 @@
 package fault
 
 import (
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -15,26 +14,78 @@ import (
 	"github.com/understudy-ha/understudy/replication"
 )
 
-// TestKilledAtEveryStep kills each process of the pipeline at each of its steps. At every
-// other one, by the seed, it is the node that loses its power: what was not synced is lost.
+// TestKilledAtEveryStep kills each process of the pipeline at each of its steps, on XFS and on
+// ext4: with reflinks, and without. On one of them it dies of SIGKILL, on the other the node loses
+// its power, and what was not synced is lost; which is which goes by turns, by the seed. A step that
+// is come to on one of them only gets both there.
 func TestKilledAtEveryStep(t *testing.T) {
-	d1, d2 := newDisk(t, "xfs"), newDisk(t, "ext4") // with reflinks, and without
-	n1, n2 := newNode(t, filepath.Join(d1.dir, "n1")), newNode(t, filepath.Join(d2.dir, "n2"))
-	n1.disk, n2.disk = d1, d2
 	seed := rand.IntN(2)
 	t.Logf("seed %d", seed)
-	r := &killing{pair: newPair(t, n1, n2, plantAll), cgroup: containers(t), freezes: t.TempDir()}
+	cgroup := containers(t)
+	var on [2]*killing
+	for k, kinds := range [][2]string{{"xfs", "ext4"}, {"ext4", "xfs"}} { // the active's, the standby's
+		d1, d2 := newDisk(t, kinds[0]), newDisk(t, kinds[1])
+		n1, n2 := newNode(t, filepath.Join(d1.dir, "n1")), newNode(t, filepath.Join(d2.dir, "n2"))
+		n1.disk, n2.disk = d1, d2
+		on[k] = &killing{pair: newPair(t, n1, n2, plantAll), cgroup: cgroup, freezes: t.TempDir()}
+	}
 	for _, p := range []replication.Process{replication.Sender, replication.Receiver, replication.Applier} {
 		t.Run(string(p), func(t *testing.T) {
-			r.t = t
-			for i, at := range r.steps(p) {
-				r.power = (i+seed)%2 == 0
-				if r.killAt(p, at); t.Failed() {
-					t.Fatalf("killed at step %q; power cut: %v", at.Kill, r.power)
-				}
+			var times [2]map[string]int
+			for k, r := range on {
+				r.t = t
+				times[k] = r.steps(p)
+			}
+			at := points(t, p, times)
+			for k, r := range on {
+				t.Run("the active on "+r.n1.disk.kind, func(t *testing.T) {
+					r.t = t
+					r.killAtAll(p, at, k, seed)
+				})
 			}
 		})
 	}
+}
+
+// point is where a process can be killed: at which of the times that it comes to the step, by pair;
+// 0: there it does not.
+type point struct {
+	step string
+	nth  [2]int
+}
+
+// points are each step of the process, and those it comes to often at the last time too. All that
+// the product lists must be come to, and no other.
+func points(t testing.TB, p replication.Process, times [2]map[string]int) (at []point) {
+	t.Helper()
+	for _, s := range replication.Steps() {
+		if s.Process != p {
+			continue
+		}
+		first, last := point{step: s.Name}, point{step: s.Name}
+		for k := range times {
+			n := times[k][s.Name]
+			delete(times[k], s.Name)
+			first.nth[k] = min(n, 1)
+			if n > 3 {
+				last.nth[k] = n
+			}
+		}
+		if first.nth == [2]int{} {
+			t.Errorf("the %s never comes to step %q", p, s.Name)
+			continue
+		}
+		at = append(at, first)
+		if last.nth != [2]int{} {
+			at = append(at, last)
+		}
+	}
+	for k := range times {
+		for name := range times[k] {
+			t.Errorf("the %s comes to a step that replication.Steps does not list: %s", p, name)
+		}
+	}
+	return at
 }
 
 // killing is a pair one of whose processes is killed in each cycle.
@@ -45,10 +96,8 @@ type killing struct {
 	power   bool
 }
 
-// steps runs a cycle whole, and lists where the process can be killed: each step, and
-// those it comes to often at the last time too. All that the product lists must be come
-// to, and no other.
-func (r *killing) steps(p replication.Process) (at []job) {
+// steps runs a cycle whole, and counts how often the process comes to each step.
+func (r *killing) steps(p replication.Process) map[string]int {
 	r.t.Helper()
 	file := filepath.Join(r.t.TempDir(), "steps")
 	if r.cycleWith(p, job{Steps: file}) {
@@ -61,25 +110,26 @@ func (r *killing) steps(p replication.Process) (at []job) {
 	for line := range strings.Lines(string(b)) {
 		times[strings.TrimSpace(line)]++
 	}
-	for _, s := range replication.Steps() {
-		if s.Process != p {
+	return times
+}
+
+// killAtAll is for the k-th pair.
+func (r *killing) killAtAll(p replication.Process, points []point, k, seed int) {
+	r.t.Helper()
+	for i, at := range points {
+		if at.nth[k] == 0 {
 			continue
 		}
-		n := times[s.Name]
-		delete(times, s.Name)
-		if n == 0 {
-			r.t.Errorf("the %s never comes to step %q", p, s.Name)
-			continue
-		}
-		at = append(at, job{Kill: s.Name, Nth: 1})
-		if n > 3 {
-			at = append(at, job{Kill: s.Name, Nth: n})
+		for _, r.power = range []bool{false, true} {
+			turn := r.power == ((i+k+seed)%2 == 0)
+			if !turn && at.nth[1-k] > 0 {
+				continue // that is the other's
+			}
+			if r.killAt(p, job{Kill: at.step, Nth: at.nth[k]}); r.t.Failed() {
+				r.t.Fatalf("killed at step %q, time %d of those it comes to it; power cut: %v", at.step, at.nth[k], r.power)
+			}
 		}
 	}
-	for name := range maps.Keys(times) {
-		r.t.Errorf("the %s comes to a step that replication.Steps does not list: %s", p, name)
-	}
-	return at
 }
 
 func (r *killing) killAt(p replication.Process, j job) {
