@@ -68,8 +68,8 @@ type cluster struct {
 	next atomic.Int64 // number to write next
 }
 
-// upCluster makes a lab and the service; both go with the test.
-func upCluster(t *testing.T, name, fs string) *cluster {
+// upCluster makes a lab, of two nodes unless they are named, and the service; both go with the test.
+func upCluster(t *testing.T, name, fs string, nodes ...string) *cluster {
 	t.Helper()
 	ctx := limited(t, 5*time.Minute)
 	c := &cluster{}
@@ -79,7 +79,7 @@ func upCluster(t *testing.T, name, fs string) *cluster {
 		c.Stack = &stack.Stack{Lab: l}
 		c.next.Store(time.Now().Unix() % 1e8 * 1e4)
 	} else {
-		s, err := stack.Up(ctx, stack.Options{Name: name, FS: fs, Out: said{t}})
+		s, err := stack.Up(ctx, stack.Options{Name: name, FS: fs, Nodes: nodes, Out: said{t}})
 		must(t, err)
 		c.Stack = s
 		t.Cleanup(func() {

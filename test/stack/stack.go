@@ -27,6 +27,7 @@ const Service = "registry"
 type Options struct {
 	Name  string        // of the lab
 	FS    string        // of the nodes' disks; the lab's default unless set
+	Nodes []string      // n1 and n2 unless set
 	Deb   string        // the package to install; "": the one in build/
 	Token time.Duration // Corosync's; 1 s unless set
 	// DiskSize is of each node's sparse disk, bytes; the lab's default unless set.
@@ -41,7 +42,7 @@ type Stack struct {
 }
 
 // Up makes a lab with a fenced cluster and Understudy installed, configured and
-// running on both nodes. The caller calls Down.
+// running on its nodes. The caller calls Down.
 func Up(ctx context.Context, o Options) (s *Stack, err error) {
 	if o.Out == nil {
 		o.Out = io.Discard
@@ -52,7 +53,7 @@ func Up(ctx context.Context, o Options) (s *Stack, err error) {
 		}
 	}
 	l, err := lab.Up(ctx, lab.Options{
-		Name: o.Name, FS: o.FS, Deb: o.Deb, Token: o.Token, DiskSize: o.DiskSize, Cluster: true, Out: o.Out,
+		Name: o.Name, FS: o.FS, Nodes: o.Nodes, Deb: o.Deb, Token: o.Token, DiskSize: o.DiskSize, Cluster: true, Out: o.Out,
 		KeepUnsynced: o.FS == "btrfs",
 	})
 	if err != nil {
@@ -99,16 +100,20 @@ func Deb() (string, error) {
 
 func (s *Stack) say(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
 
-// configure makes keys and configuration on each node, trusts the other, and
+// configure makes keys and configuration on each node, trusts the others, and
 // starts the agents.
 func (s *Stack) configure(ctx context.Context) error {
-	s.say("configuring understudy on both nodes")
-	n1, n2 := s.Node("n1"), s.Node("n2")
-	for _, pair := range [][2]*lab.Node{{n1, n2}, {n2, n1}} {
-		self, peer := pair[0], pair[1]
-		args := []string{"understudy", "init", "--node", self.Name(), "--address", self.IP(), "--peer", peer.Name() + "=" + peer.IP()}
-		if self == n2 {
-			key, err := n1.Exec(ctx, "cat", "/etc/understudy/gossip.key")
+	s.say("configuring understudy on each node")
+	first := s.Nodes()[0]
+	for _, self := range s.Nodes() {
+		args := []string{"understudy", "init", "--node", self.Name(), "--address", self.IP()}
+		for _, peer := range s.Nodes() {
+			if peer != self {
+				args = append(args, "--peer", peer.Name()+"="+peer.IP())
+			}
+		}
+		if self != first {
+			key, err := first.Exec(ctx, "cat", "/etc/understudy/gossip.key")
 			if err != nil {
 				return err
 			}
@@ -121,9 +126,14 @@ func (s *Stack) configure(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, pair := range [][2]*lab.Node{{n1, n2}, {n2, n1}} {
-		if err := trust(ctx, pair[0], pair[1]); err != nil {
-			return err
+	for _, self := range s.Nodes() {
+		for _, peer := range s.Nodes() {
+			if peer == self {
+				continue
+			}
+			if err := trust(ctx, self, peer); err != nil {
+				return err
+			}
 		}
 	}
 	return s.EachNode(func(n *lab.Node) error {
