@@ -47,6 +47,7 @@ func TestCluster(t *testing.T) {
 		{"upgrade", testUpgrade},
 		{"scrub", testScrub},
 		{"suspect", testSuspect},
+		{"restore", testRestore},
 		{"parity", testParity},
 		{"three-tier", testThreeTier},
 	} {

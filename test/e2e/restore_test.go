@@ -1,0 +1,70 @@
+//go:build lab
+
+package e2e
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/test/lab"
+	"github.com/understudy-ha/understudy/test/stack"
+)
+
+// testRestore takes the service back in place, forth again from what was kept of it, and back once more
+// by a switchover to a standby on which that was armed. Each time the other node follows.
+func testRestore(t *testing.T, c *cluster) {
+	active, standby := c.roles(t)
+	write := func() []write {
+		w := c.writing(t)
+		w.more(t, 20)
+		return w.stop()
+	}
+	restore := func(n *lab.Node, generation string) {
+		t.Helper()
+		c.sh(t, n, "understudy restore registry --yes --in-place --generation "+generation)
+	}
+	early := write()
+	back, err := c.Agent(active).Replicate(limited(t, time.Minute), stack.Service)
+	must(t, err)
+	late := write()
+	has := func(all bool) {
+		t.Helper()
+		c.settle(t)
+		if lost := c.lost(t, early); len(lost) > 0 {
+			t.Errorf("%d of %d writes of before are lost", len(lost), len(early))
+		}
+		want := len(late)
+		if all {
+			want = 0
+		}
+		if lost := c.lost(t, late); len(lost) != want {
+			t.Errorf("of %d later writes %d are not there, not %d", len(late), len(lost), want)
+		}
+		c.sameLedger(t)
+	}
+
+	restore(active, back.Generation)
+	has(false)
+	kept := ""
+	var h api.History
+	must(t, json.Unmarshal([]byte(c.sh(t, active, "understudy history registry --json")), &h))
+	for _, g := range h.Generations {
+		if g.Pinned != "" {
+			kept = g.ID // the newest of those
+		}
+	}
+	if kept == "" {
+		t.Fatal("what the service had written before it was taken back is not pinned")
+	}
+	restore(active, kept)
+	has(true)
+
+	restore(standby, back.Generation)
+	c.sh(t, active, "understudy switchover registry --yes")
+	if now, _ := c.roles(t); now != standby {
+		t.Fatalf("%s is active", now.Name())
+	}
+	has(false)
+}
