@@ -36,6 +36,15 @@ func TestManyPacksAtOnce(t *testing.T) {
 			src := openStore(t, t.TempDir())
 			data, _ := parts(6)
 			c := d.dial(t)
+			var opened atomic.Int64
+			open := c.send.open
+			c.send.open = func(ctx context.Context) (*lane, error) {
+				one, err := open(ctx)
+				if err == nil {
+					opened.Add(1)
+				}
+				return one, err
+			}
 			for seq := range uint64(2) { // the second time with lanes that were hung up before
 				seal(t, src, id(1, seq+1), parentOf(1, seq+1), data...)
 				data = append(data, noise(900, 1<<20), noise(901, 1<<20), noise(902, 1<<20))
@@ -43,6 +52,9 @@ func TestManyPacksAtOnce(t *testing.T) {
 				ok(t, err)
 				if head, err := d.s.Head(); err != nil || head != got.Peer.Head {
 					t.Fatalf("the peer is at %s, %v", head, err)
+				}
+				if opened.Swap(0) == 0 {
+					t.Errorf("generation %s went through one session", got.Peer.Head)
 				}
 			}
 			if n := len(c.send.free); n != 1 {
@@ -241,17 +253,22 @@ func TestLimited(t *testing.T) {
 func TestShipUnderALimit(t *testing.T) {
 	d := startSSHD(t)
 	src := openStore(t, t.TempDir())
-	data, _ := parts(3)
+	data, size := parts(3)
 	seal(t, src, id(1, 1), id(0, 0), data...)
 	o := d.options
 	o.Limit = Limit(16 << 20)
 	c, err := Dial(t.Context(), o)
 	ok(t, err)
 	defer c.Close()
+	began := time.Now()
 	_, err = NewShipper(ShipperOptions{Source: src}).Ship(t.Context(), c)
 	ok(t, err)
 	if head, _ := d.s.Head(); head != id(1, 1) {
 		t.Errorf("the peer is at %s", head)
+	}
+	// A slow machine takes longer, none is faster.
+	if took, least := time.Since(began), time.Duration(float64(size-int64(o.Limit.Burst()))/float64(o.Limit.Limit())*float64(time.Second)); took < least {
+		t.Errorf("%d bytes of noise took %s, less than %s", size, took, least)
 	}
 	if strings.Contains(d.log.String(), "refused") {
 		t.Error(d.log)

@@ -77,3 +77,27 @@ func TestPrivateKey(t *testing.T) {
 		}
 	}
 }
+
+// TestOldCiphersAreNotUsed, whatever the peer would agree to; the error names both sides'.
+func TestOldCiphersAreNotUsed(t *testing.T) {
+	for config, fits := range map[string]bool{
+		"Ciphers aes128-gcm@openssh.com":                                 true,
+		"Ciphers aes256-gcm@openssh.com":                                 true,
+		"Ciphers chacha20-poly1305@openssh.com":                          true,
+		"Ciphers aes128-ctr,aes256-ctr":                                  false,
+		"KexAlgorithms curve25519-sha256":                                true,
+		"KexAlgorithms ecdh-sha2-nistp256,diffie-hellman-group14-sha256": false,
+	} {
+		d := startSSHD(t, config)
+		c, err := Dial(t.Context(), d.options)
+		if err == nil {
+			ok(t, c.Close())
+		}
+		if (err == nil) != fits {
+			t.Errorf("%s: %v", config, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "no common algorithm") {
+			t.Errorf("%s: it does not say what is the matter: %v", config, err)
+		}
+	}
+}

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -68,6 +70,7 @@ func testParity(t *testing.T, c *cluster) {
 	t.Logf("%d objects: ready for a takeover after %v", total, time.Since(began).Round(time.Second))
 	alike(t, c, was, now, parityNames, objects)
 	named(t, c, was, now)
+	served(t, c, was, now)
 	if sv, err := c.serviceCalled(now, s.name); err != nil || len(sv.Diverged) != 1 {
 		t.Errorf("what %s had in a directory that is replicated is not archived: %q, %v", now.Name(), sv.Diverged, err)
 	}
@@ -180,6 +183,24 @@ var infraDiffers = map[string]string{
 	"Image":               "identity: each node's Podman builds it for itself",
 	"Config.Umask":        "Podman's API takes no such setting for it; all it runs is a process that waits",
 	"Config.sdNotifyMode": "the same",
+}
+
+// served: what a file server keeps is not carried from node to node.
+func served(t *testing.T, c *cluster, was, now *lab.Node) {
+	t.Helper()
+	c.sh(t, was, "podman exec par-elsewhere sh -c 'echo x >/nfs/own; echo x >/cifs/own'")
+	c.sh(t, was, "podman exec par-volumes sh -c 'echo x >/data/own'") // this one is
+	_, err := c.Agent(was).Replicate(limited(t, time.Minute), "parity")
+	must(t, err)
+	eventually(t, time.Minute, "par-data's file on "+now.Name(), func() error {
+		_, err := os.Stat(now.HostPath(filepath.Join(volumes, "par-data/_data/own")))
+		return err
+	})
+	for _, volume := range []string{"par-nfs", "par-cifs"} {
+		if _, err := os.Stat(now.HostPath(filepath.Join(volumes, volume, "_data/own"))); err == nil {
+			t.Errorf("the content of volume %s was carried", volume)
+		}
+	}
 }
 
 // byDigest are the containers whose image was named by digest, and digestDiffers is in what they may differ besides.
