@@ -18,6 +18,7 @@ const inspectEvery = 5 * time.Second
 func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 	ship := s.startShipping(ctx, quit)
 	defer ship.wait()
+	defer s.startSettling(ctx)()
 	s.forgetStandbyTimes()
 	s.assertScore(ctx)
 	inspected := time.Time{}

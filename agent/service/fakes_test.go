@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -50,6 +51,9 @@ type node struct {
 	room     store.Room
 	peers    []api.NodeStatus
 	journal  []api.Decision
+	exec     func(ctx context.Context, line string) error // runs a container's command; nil: nothing happens
+
+	sealing sync.Mutex // one seal at a time, as in the engine
 }
 
 func newNode(t *testing.T) *node {
@@ -231,7 +235,13 @@ func (n *node) Start(_ context.Context, name string) error {
 func (n *node) Stop(_ context.Context, name string, _ time.Duration) error {
 	return n.set(name, "created")
 }
-func (n *node) Exec(context.Context, string, []string) error { return nil }
+
+func (n *node) Exec(ctx context.Context, container string, command []string) error {
+	if n.exec == nil {
+		return nil
+	}
+	return n.exec(ctx, strings.Join(append([]string{container}, command...), " "))
+}
 
 func (n *node) Neutralise(context.Context, string) error { return nil }
 func (n *node) Images(context.Context) ([]string, []string, error) {
@@ -367,7 +377,31 @@ func (r replica) Fence(t uint64) error {
 }
 func (r replica) Term() (uint64, error) { r.n.mu.Lock(); defer r.n.mu.Unlock(); return r.n.fenced, nil }
 
-func (r replica) Seal(_ context.Context, q replication.SealRequest) (replication.SealResult, error) {
+// Seal asks the application only where something has changed, as the engine does.
+func (r replica) Seal(ctx context.Context, q replication.SealRequest) (res replication.SealResult, err error) {
+	r.n.sealing.Lock()
+	defer r.n.sealing.Unlock()
+	if q.Quiesce == nil || !r.changed(q.Term) {
+		return r.seal(q)
+	}
+	resume, err := q.Quiesce(ctx)
+	if err != nil {
+		return res, err
+	}
+	res, err = r.seal(q)
+	res.Resume = resume() // not where the agent is killed before
+	return res, err
+}
+
+// changed says whether the tree is another than the head's of the term.
+func (r replica) changed(term uint64) bool {
+	head, _ := r.Head()
+	r.n.mu.Lock()
+	defer r.n.mu.Unlock()
+	return head.Term != term || r.n.trees[head] != r.n.tree
+}
+
+func (r replica) seal(q replication.SealRequest) (replication.SealResult, error) {
 	r.n.mu.Lock()
 	defer r.n.mu.Unlock()
 	id, parent := replication.ID{Term: q.Term, Seq: 1}, replication.ID{}

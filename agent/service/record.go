@@ -31,18 +31,19 @@ type record struct {
 	Spec     api.Spec `json:"spec"`
 	Role     api.Role `json:"role"`
 	Step     step     `json:"step,omitempty"`
-	BootID   string   `json:"boot_id"`           // of the boot in which Role was true
-	Term     uint64   `json:"term"`              // of the promotion that is or was last carried out here
-	Reserved uint64   `json:"reserved"`          // reserved in the CIB for the next promotion
-	Dirty    bool     `json:"dirty"`             // containers may have written since the last sealed generation
-	Origin   bool     `json:"origin"`            // the node has data of its own and no history: it may be the first active
-	Clean    bool     `json:"clean"`             // what was sealed last here is on another node
-	Adopted  bool     `json:"adopted"`           // the volumes' data is the service's own: nothing foreign is left to archive
-	Newest   bool     `json:"newest"`            // this node was active last, and its last generation reached nobody
-	Base     string   `json:"base"`              // generation that Term started from
-	Restore  string   `json:"restore,omitempty"` // generation that the next promotion here goes back to
-	FreshAt  int64    `json:"fresh_at"`          // Unix ns, our clock: the head was current until then at least
-	HeardAt  int64    `json:"heard_at"`          // Unix ns, our clock: an active peer was last heard of
+	BootID   string   `json:"boot_id"`            // of the boot in which Role was true
+	Term     uint64   `json:"term"`               // of the promotion that is or was last carried out here
+	Reserved uint64   `json:"reserved"`           // reserved in the CIB for the next promotion
+	Dirty    bool     `json:"dirty"`              // containers may have written since the last sealed generation
+	Origin   bool     `json:"origin"`             // the node has data of its own and no history: it may be the first active
+	Clean    bool     `json:"clean"`              // what was sealed last here is on another node
+	Adopted  bool     `json:"adopted"`            // the volumes' data is the service's own: nothing foreign is left to archive
+	Newest   bool     `json:"newest"`             // this node was active last, and its last generation reached nobody
+	Base     string   `json:"base"`               // generation that Term started from
+	Restore  string   `json:"restore,omitempty"`  // generation that the next promotion here goes back to
+	Quiesced []string `json:"quiesced,omitempty"` // active: the after-capture that is owed since a before-capture (consistency.go)
+	FreshAt  int64    `json:"fresh_at"`           // Unix ns, our clock: the head was current until then at least
+	HeardAt  int64    `json:"heard_at"`           // Unix ns, our clock: an active peer was last heard of
 }
 
 func recordPath(dir, service string) string { return filepath.Join(dir, service+".json") }
@@ -119,7 +120,7 @@ func MarkStopped(dir, service string) error {
 	if err != nil || r.Role == api.RoleStopped && r.Step == stepNone {
 		return err
 	}
-	r.Role, r.Step = api.RoleStopped, stepNone
+	r.Role, r.Step, r.Quiesced = api.RoleStopped, stepNone, nil
 	return r.save(dir)
 }
 

@@ -42,6 +42,7 @@ func (s *Service) reload(ctx context.Context, spec api.Spec) (api.ActionResult, 
 	}
 	s.forgetDefinition()
 	s.Poke()
+	signal(s.owed)
 	return s.result("reloaded"), nil
 }
 

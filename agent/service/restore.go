@@ -115,7 +115,7 @@ func (s *Service) takeBack(ctx context.Context, rec record, res *api.RestoreResu
 	if archived != "" {
 		return false, api.Errorf(api.KindRefused, "Pacemaker demotes this node", "a newer term's data is here already; what the service wrote is archived as %s", archived)
 	}
-	if err := s.persist(func(r *record) { r.Dirty, r.Newest = false, true }); err != nil {
+	if err := s.persist(func(r *record) { r.Dirty, r.Newest, r.Quiesced = false, true, nil }); err != nil {
 		return false, err
 	}
 	s.Crash("restore:sealed")

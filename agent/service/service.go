@@ -55,6 +55,10 @@ type Service struct {
 
 	tidy sync.WaitGroup // Podman's tidying up after a demotion
 
+	hooks sync.Mutex                           // held from before-capture to the end of after-capture
+	owed  chan struct{}                        // after-capture has failed, or may succeed now
+	after func(time.Duration) <-chan time.Time // time.After, but for tests
+
 	// Used by the standby loop alone, and while none runs:
 	handedOver time.Time // of the last demotion
 	whole      bool      // an image without the layers present was refused
@@ -78,6 +82,7 @@ type Service struct {
 	cut      string                           // standby: gossip does not come from where Pacemaker says that the service is active
 	caveats  []string                         // what of the containers is carried, but not quite as it is
 	problem  string                           // of the last replication cycle
+	failed   failedHook                       // active: the after-capture that is owed
 	lagging  map[string]string                // peer → that it does not get what is new, and why
 	freshOf  replication.ID                   // standby: the head that freshAt is about
 	freshAt  time.Time                        // our clock: the live tree (active) or the head (standby) was current then
@@ -103,7 +108,7 @@ func Open(name string, o Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{Options: o, name: name, log: o.Logger.With("service", name), rec: rec, health: api.HealthUnknown, seen: map[string]Container{}, lagging: map[string]string{}, unready: map[string]grievance{}}
+	s := &Service{Options: o, name: name, log: o.Logger.With("service", name), rec: rec, health: api.HealthUnknown, seen: map[string]Container{}, lagging: map[string]string{}, unready: map[string]grievance{}, owed: make(chan struct{}, 1), after: time.After}
 	if rec.HeardAt != 0 {
 		s.freshAt, s.heardAt = time.Unix(0, rec.FreshAt), time.Unix(0, rec.HeardAt)
 		if o.Replica != nil {
@@ -310,6 +315,9 @@ func (s *Service) persist(change func(*record)) error {
 	defer s.mu.Unlock()
 	next := s.rec
 	change(&next)
+	if next.Role != api.RoleActive {
+		next.Quiesced = nil // no container runs: what held in one has ended with it
+	}
 	if err := next.save(s.Dir); err != nil {
 		return api.Errorf(api.KindGeneric, "free space on the node's disk, or see dmesg for I/O errors", "service %s: its record cannot be written: %v", s.name, err)
 	}

@@ -72,6 +72,9 @@ func (s *Service) Status() api.ServiceStatus {
 	if s.problem != "" {
 		st.Warnings = append(st.Warnings, "replication: "+s.problem)
 	}
+	if why := s.hookWarningLocked(); why != "" {
+		st.Warnings = append(st.Warnings, why)
+	}
 	if s.cut != "" {
 		st.Warnings = append(st.Warnings, s.cut)
 	}
