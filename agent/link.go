@@ -23,6 +23,7 @@ const (
 // from free may use what is below it.
 type link struct {
 	options wire.ClientOptions
+	now     func() time.Time // time.Now, but for tests
 	free    chan struct{}
 
 	client *wire.Client
@@ -33,7 +34,7 @@ type link struct {
 }
 
 func newLink(o wire.ClientOptions) *link {
-	l := &link{options: o, free: make(chan struct{}, 1)}
+	l := &link{options: o, now: time.Now, free: make(chan struct{}, 1)}
 	l.free <- struct{}{}
 	return l
 }
@@ -78,7 +79,7 @@ func (l *link) connect(ctx context.Context) (*wire.Client, error) {
 			return l.client, nil
 		}
 	}
-	if time.Now().Before(l.until) && ctx.Value(urgent{}) == nil {
+	if l.now().Before(l.until) && ctx.Value(urgent{}) == nil {
 		return nil, l.last
 	}
 	c, err := wire.Dial(ctx, l.options)
@@ -88,7 +89,7 @@ func (l *link) connect(ctx context.Context) (*wire.Client, error) {
 		}
 		if ctx.Err() == nil { // our own hurry is not the peer's fault
 			l.pause = min(max(2*l.pause, firstPause), longestPause)
-			l.until, l.last = time.Now().Add(jittered(l.pause)), err
+			l.until, l.last = l.now().Add(jittered(l.pause)), err
 		}
 		return nil, err
 	}

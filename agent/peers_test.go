@@ -135,11 +135,26 @@ func TestAChangedHostKeyIsAnAlarm(t *testing.T) {
 	st, srv := standby(t)
 	p := newTestPeers(t, s, map[string]*wiretest.Server{"n2": srv})
 	srv.NewHostKey(t)
-	for range 2 {
+	dials := 0
+	one, err := p.find("n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one.options.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dials++
+		var d net.Dialer
+		return d.DialContext(ctx, network, addr)
+	}
+	now := time.Now()
+	one.link("wiki").now = func() time.Time { return now }
+	for range 3 {
 		err := p.Ship(t.Context(), "wiki", "n2")
 		if !errors.Is(err, service.ErrAlarm) || !errors.Is(err, wire.ErrHostKey) {
 			t.Errorf("shipping to whoever has the address now: %v", err)
 		}
+	}
+	if dials != 1 {
+		t.Errorf("it was dialled %d times at once", dials)
 	}
 	if head, _ := st.Head(); !head.IsZero() {
 		t.Errorf("it was sent %s", head)
