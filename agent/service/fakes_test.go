@@ -53,13 +53,20 @@ type node struct {
 	journal  []api.Decision
 	exec     func(ctx context.Context, line string) error // runs a container's command; nil: nothing happens
 
+	images   []string // IDs that Podman has
+	layers   []string // and of what
+	archives []string // received and not loaded yet: "thin ID" or "whole ID"
+	refusals int      // how many thin archives cannot be loaded from here on
+	have     []string // images that the senders are told of
+	asked    []string // layers that they are told to leave out
+
 	sealing sync.Mutex // one seal at a time, as in the engine
 }
 
 func newNode(t *testing.T) *node {
 	return &node{
 		t: t, dir: t.TempDir(), run: t.TempDir(), states: map[string]string{"web": "created", "db": "running"},
-		held: map[string]bool{}, trees: map[replication.ID]int{},
+		held: map[string]bool{}, trees: map[replication.ID]int{}, images: []string{"sha256:1"}, layers: []string{"base"},
 	}
 }
 
@@ -245,11 +252,23 @@ func (n *node) Exec(ctx context.Context, container string, command []string) err
 
 func (n *node) Neutralise(context.Context, string) error { return nil }
 func (n *node) Images(context.Context) ([]string, []string, error) {
-	return []string{"sha256:1"}, nil, nil
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.images), slices.Clone(n.layers), nil
 }
 func (n *node) ExportImage(context.Context, string, string) error { return nil }
-func (n *node) LoadImage(context.Context, string) (string, error) { return "", nil }
-func (n *node) DamagedImages([]string) []string                   { return nil }
+func (n *node) LoadImage(_ context.Context, path string) (string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	kind, id, _ := strings.Cut(path, " ")
+	if kind == "thin" && n.refusals > 0 {
+		n.refusals--
+		return "", errors.New("layer base does not exist")
+	}
+	n.images = append(n.images, id)
+	return id, nil
+}
+func (n *node) DamagedImages([]string) []string { return nil }
 func (n *node) RepairImage(context.Context, string, []string) (bool, error) {
 	return false, nil
 }
@@ -498,11 +517,17 @@ func (r replica) Realign(_ context.Context, base replication.ID) (out []string, 
 	}
 	return out, nil
 }
-func (r replica) Diverged() []string      { return nil }
-func (r replica) PendingImages() []string { return nil }
-func (r replica) DropImage(string)        {}
-func (r replica) Promoted()               { r.n.with(func() { r.n.cloning = true }) }
-func (r replica) EndPromoted()            { r.n.with(func() { r.n.cloning = false }) }
+func (r replica) Diverged() []string { return nil }
+func (r replica) PendingImages() (list []string) {
+	r.n.with(func() { list = slices.Clone(r.n.archives) })
+	return list
+}
+
+func (r replica) DropImage(path string) {
+	r.n.with(func() { r.n.archives = slices.DeleteFunc(r.n.archives, func(a string) bool { return a == path }) })
+}
+func (r replica) Promoted()    { r.n.with(func() { r.n.cloning = true }) }
+func (r replica) EndPromoted() { r.n.with(func() { r.n.cloning = false }) }
 func (r replica) ArchiveTree(context.Context, replication.SealRequest) (string, error) {
 	return "0.1", nil
 }
@@ -533,6 +558,9 @@ func (r replica) CheckTree(ctx context.Context, q replication.SealRequest, _ boo
 	return res, "", err
 }
 
-func (r replica) SetHave(_, _ []string) error             { return nil }
+func (r replica) SetHave(images, layers []string) error {
+	r.n.with(func() { r.n.have, r.n.asked = images, layers })
+	return nil
+}
 func (r replica) Prune() error                            { return nil }
 func (r replica) Freezes() (p50, p99, most time.Duration) { return 0, 0, 0 }
