@@ -29,9 +29,9 @@ type job struct {
 	// Of a sender.
 	Term             uint64
 	Addr, Key, Known string // of the peer
-	Cgroup           string // of the containers; empty: there are none
+	Cgroup           string // of the containers
 	Freezes          string // directory of the freezer's records
-	Late             int    // which late write the application does while it is captured
+	Late             int    // which late write the application does while it is captured; 0: none
 }
 
 // killer is the hook of a child.

@@ -2,7 +2,9 @@ package fault
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +17,7 @@ import (
 )
 
 // freezer is the agent's, with its guard, of one cgroup. Just before it freezes, the
-// application writes once more.
+// application may write once more.
 type freezer struct {
 	job   job
 	tree  string
@@ -35,15 +37,17 @@ func newFreezer(j job, tree string) (*freezer, error) {
 }
 
 func (f *freezer) Freeze(ctx context.Context) (thaw func() error, err error) {
-	if err := writeLate(f.tree, f.job.Late); err != nil {
-		return nil, err
+	if f.job.Late > 0 {
+		if err := writeLate(f.tree, f.job.Late); err != nil {
+			return nil, err
+		}
 	}
-	if f.job.Cgroup == "" {
-		return func() error { return nil }, nil
-	}
-	z, err := f.f.Freeze(ctx, cgroup.FreezeRequest{Service: svc, Cgroups: []string{f.job.Cgroup}, Max: slow})
+	z, err := f.f.Freeze(ctx, cgroup.FreezeRequest{Service: svc, Cgroups: []string{f.job.Cgroup}, Max: 10 * slow}) // its end is not to be what thaws
 	if err != nil {
 		return nil, err
+	}
+	if thawed, err := runs(f.job.Cgroup); thawed || err != nil {
+		return nil, errors.Join(fmt.Errorf("the containers were said to be frozen; they run: %v", thawed), err, z.Thaw())
 	}
 	return z.Thaw, nil
 }
@@ -52,8 +56,17 @@ func (f *freezer) close() error { return f.guard.Close() }
 
 const cgroupName = "understudy-fault-"
 
-// containers makes a cgroup with a process in it, for captures to freeze; "" where this
-// machine lets nobody.
+// contain gives the active containers that each of its captures freezes; check looks that they run.
+func (p *pair) contain() {
+	p.t.Helper()
+	p.cgroup, p.freezes = containers(p.t), p.t.TempDir()
+	f, err := newFreezer(job{Cgroup: p.cgroup, Freezes: p.freezes}, p.n1.tree())
+	must(p.t, err)
+	p.t.Cleanup(func() { must(p.t, f.close()) })
+	p.freezer = f
+}
+
+// containers makes a cgroup with a process in it.
 func containers(t testing.TB) string {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mounts")
@@ -64,13 +77,13 @@ func containers(t testing.TB) string {
 			continue
 		}
 		sweep(f[1])
-		dir := filepath.Join(f[1], cgroupName+strconv.Itoa(os.Getpid()))
-		if os.Mkdir(dir, 0o755) == nil {
+		var dir string
+		if dir, err = os.MkdirTemp(f[1], cgroupName+strconv.Itoa(os.Getpid())+"-"); err == nil {
 			inhabit(t, dir)
 			return dir
 		}
 	}
-	t.Log("no cgroup can be made here: nothing is frozen in this run")
+	t.Fatalf("no cgroup can be made, so nothing would be frozen; mount cgroup2, or version 1's freezer, where root can write: %v", err)
 	return ""
 }
 
@@ -78,7 +91,7 @@ func containers(t testing.TB) string {
 func sweep(mount string) {
 	dirs, _ := filepath.Glob(filepath.Join(mount, cgroupName+"*"))
 	for _, dir := range dirs {
-		pid := strings.TrimPrefix(filepath.Base(dir), cgroupName)
+		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), cgroupName), "-")
 		if _, err := os.Stat("/proc/" + pid); os.IsNotExist(err) {
 			_ = os.Remove(dir)
 		}
@@ -103,12 +116,18 @@ func inhabit(t testing.TB, dir string) {
 func thawed(t testing.TB, dir string) {
 	t.Helper()
 	until(t, "the containers run again", func() bool {
-		for name, runs := range map[string]string{"cgroup.freeze": "0", "freezer.state": "THAWED"} {
-			b, err := os.ReadFile(filepath.Join(dir, name))
-			if err == nil && strings.TrimSpace(string(b)) != runs {
-				return false
-			}
-		}
-		return true
+		ok, err := runs(dir)
+		must(t, err)
+		return ok
 	})
+}
+
+// runs says whether nobody wants a cgroup to be frozen.
+func runs(dir string) (bool, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.freeze"))
+	if errors.Is(err, fs.ErrNotExist) {
+		b, err = os.ReadFile(filepath.Join(dir, "freezer.state"))
+	}
+	state := strings.TrimSpace(string(b))
+	return state == "0" || state == "THAWED", err
 }

@@ -62,6 +62,7 @@ func TestDiskFullAtEveryWrite(t *testing.T) {
 				roomy, tight = tight, roomy
 			}
 			p := newPair(t, newNode(t, filepath.Join(roomy, "n1")), newNode(t, filepath.Join(tight, "n2")), plant)
+			p.contain()
 			time.Sleep(300 * time.Millisecond) // what is at rest is not set aside, which takes as many pages as it has
 			fits := false
 			for pages := uint64(0); !fits; pages++ {
@@ -87,7 +88,7 @@ func (p *pair) fullAt(process replication.Process, m *memory, pages uint64) bool
 		want, before := list(p.t, p.n1.tree()), p.n1.head(p.t)
 		m.leave(p.t, pages)
 		err = p.n1.withEngine(nil, func(e *engine.Engine) error {
-			if _, err := p.n1.seal(e, p.term, unfrozen{}); err != nil {
+			if _, err := p.n1.seal(e, p.term, p.freezer); err != nil {
 				return err
 			}
 			_, err := ship(e, p.sshd.client)

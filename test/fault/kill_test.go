@@ -21,13 +21,13 @@ import (
 func TestKilledAtEveryStep(t *testing.T) {
 	seed := rand.IntN(2)
 	t.Logf("seed %d", seed)
-	cgroup := containers(t)
 	var on [2]*killing
 	for k, kinds := range [][2]string{{"xfs", "ext4"}, {"ext4", "xfs"}} { // the active's, the standby's
 		d1, d2 := newDisk(t, kinds[0]), newDisk(t, kinds[1])
 		n1, n2 := newNode(t, filepath.Join(d1.dir, "n1")), newNode(t, filepath.Join(d2.dir, "n2"))
 		n1.disk, n2.disk = d1, d2
-		on[k] = &killing{pair: newPair(t, n1, n2, plantAll), cgroup: cgroup, freezes: t.TempDir()}
+		on[k] = &killing{pair: newPair(t, n1, n2, plantAll)}
+		on[k].contain()
 	}
 	for _, p := range []replication.Process{replication.Sender, replication.Receiver, replication.Applier} {
 		t.Run(string(p), func(t *testing.T) {
@@ -91,9 +91,7 @@ func points(t testing.TB, p replication.Process, times [2]map[string]int) (at []
 // killing is a pair one of whose processes is killed in each cycle.
 type killing struct {
 	*pair
-	cgroup  string // of the active's containers
-	freezes string
-	power   bool
+	power bool
 }
 
 // steps runs a cycle whole, and counts how often the process comes to each step.

@@ -23,11 +23,14 @@ type pair struct {
 	term   uint64
 	cycle  int                        // of change
 	sealed map[replication.ID]listing // the trees that were sealed
+
+	freezer         replication.Freezer // of the active's containers
+	cgroup, freezes string              // theirs, and the directory of the freezer's records; empty: there are none, see contain
 }
 
 func newPair(t testing.TB, n1, n2 *node, plant func(testing.TB, string)) *pair {
 	t.Helper()
-	p := &pair{t: t, n1: n1, n2: n2, sshd: startSSHD(t, n2), sealed: map[replication.ID]listing{}}
+	p := &pair{t: t, n1: n1, n2: n2, sshd: startSSHD(t, n2), sealed: map[replication.ID]listing{}, freezer: unfrozen{}}
 	plant(t, n1.tree())
 	p.term = 1
 	p.round()
@@ -47,7 +50,7 @@ func (p *pair) round() int64 {
 	before := p.sshd.taken.Load()
 	now := list(p.t, p.n1.tree())
 	must(p.t, p.n1.withEngine(nil, func(e *engine.Engine) error {
-		r, err := p.n1.seal(e, p.term, unfrozen{})
+		r, err := p.n1.seal(e, p.term, p.freezer)
 		if err != nil {
 			return err
 		}
@@ -82,7 +85,7 @@ func (p *pair) sealHome() replication.ID {
 	p.t.Helper()
 	var id replication.ID
 	must(p.t, p.n1.withEngine(nil, func(e *engine.Engine) error {
-		r, err := p.n1.seal(e, p.term, unfrozen{})
+		r, err := p.n1.seal(e, p.term, p.freezer)
 		id = r.ID
 		return err
 	}))
@@ -92,9 +95,13 @@ func (p *pair) sealHome() replication.ID {
 
 // check is after a fault: what the standby has committed is one of the generations
 // that were sealed, whole, and never ahead of the active's; its tree, where it is said to be
-// at one, is exactly that, and can be brought to what was committed last.
+// at one, is exactly that, and can be brought to what was committed last. No container is
+// left frozen.
 func (p *pair) check() {
 	p.t.Helper()
+	if p.cgroup != "" {
+		thawed(p.t, p.cgroup)
+	}
 	ours := p.n1.head(p.t)
 	must(p.t, p.n2.withEngine(nil, func(e *engine.Engine) error {
 		theirs, err := e.Head()
