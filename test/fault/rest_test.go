@@ -83,7 +83,7 @@ func TestBitFlippedInAPack(t *testing.T) {
 			}
 			p.oldOrNew(was)
 			p.step()
-			p.round()
+			p.sparing()
 			p.check()
 			p.heal()
 		})
