@@ -52,7 +52,10 @@ func (k Kept) Restore(ctx context.Context, name, dir string) (warnings []string,
 			return nil, err
 		}
 	}
-	warnings, err = apply.Materialize(ctx, oneGeneration{st, m}, m.ID, dir)
+	unkept, err := apply.Materialize(ctx, oneGeneration{st, m}, m.ID, dir)
+	if what := unkept.String(); what != "" {
+		warnings = append(warnings, "not taken by the system here: "+what)
+	}
 	if err != nil {
 		return warnings, fmt.Errorf("%w; the same command goes on where this one stopped", err)
 	}

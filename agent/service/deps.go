@@ -130,6 +130,9 @@ type Replica interface {
 	Head() (replication.ID, error)
 	HeadManifest() (*replication.Manifest, error) // nil when there is no head
 	Applied() replication.ID
+	// Unkept says in a line what of the applied generation's metadata this node's system does
+	// not take; empty: nothing.
+	Unkept() string
 	Fence(term uint64) error
 	Term() (uint64, error)
 	// Seal captures what the live tree is and commits it to the local store.

@@ -45,6 +45,7 @@ type node struct {
 	pinned   []string
 	lost     int // what the store lacks
 	sockets  int // in the live tree
+	unkept   string
 	cloning  bool
 	suspect  []store.Suspect
 	mended   int
@@ -386,6 +387,8 @@ func (r replica) HeadManifest() (*replication.Manifest, error) {
 	}
 	return r.n.history[len(r.n.history)-1], nil
 }
+
+func (r replica) Unkept() (what string) { r.n.with(func() { what = r.n.unkept }); return what }
 
 func (r replica) Applied() replication.ID { r.n.mu.Lock(); defer r.n.mu.Unlock(); return r.n.applied }
 func (r replica) Fence(t uint64) error {

@@ -49,6 +49,9 @@ func (s *Service) Status() api.ServiceStatus {
 		st.Warnings = append(st.Warnings, room)
 	}
 	if rec.Role == api.RoleStandby {
+		if what := s.Replica.Unkept(); what != "" {
+			st.Warnings = append(st.Warnings, "its data is without what the system here does not take (the store has it): "+what)
+		}
 		st.Blockers = s.unreadiness()
 		var why string
 		if st.Health, why = s.lookStandby(); why != "" {

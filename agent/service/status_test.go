@@ -1,6 +1,8 @@
 package service
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -41,4 +43,24 @@ func TestStatusCountsSockets(t *testing.T) {
 	if got := s.Status().Sockets; got != 0 {
 		t.Errorf("%d sockets shown on a standby", got)
 	}
+}
+
+// TestStatusSaysUnkept: of a standby, for as long as what it has applied is so.
+func TestStatusSaysUnkept(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	wants := func(want bool) {
+		t.Helper()
+		st := s.Status()
+		if told := slices.ContainsFunc(st.Warnings, func(w string) bool { return strings.Contains(w, "2 × some label") }); told != want || len(st.Blockers) > 0 {
+			t.Errorf("%s: %q, %q", st.Role, st.Warnings, st.Blockers)
+		}
+	}
+	must(t, s, api.ActionStart, api.ActionPromote)
+	n.with(func() { n.unkept = "2 × some label" })
+	wants(false)
+	must(t, s, api.ActionDemote)
+	wants(true)
+	n.with(func() { n.unkept = "" })
+	wants(false)
 }

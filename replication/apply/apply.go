@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/understudy-ha/understudy/replication"
@@ -43,9 +44,9 @@ type Journal struct {
 
 // Result of an apply.
 type Result struct {
-	Changed  int      // paths made, changed or removed
-	Bytes    int64    // content written
-	Warnings []string // metadata the file system could not take, such as a label
+	Changed int    // paths made, changed or removed
+	Bytes   int64  // content written
+	Unkept  Unkept // of what was done
 }
 
 // Applier applies to one service's live trees. Its methods may be called from
@@ -60,6 +61,9 @@ type Applier struct {
 	left  *tree.Index // index of the generation that SetApplied(none) left
 	last  *replication.Manifest
 	saved time.Time
+
+	memory *remembered            // guarded by mu
+	said   atomic.Pointer[string] // what it says, of the generation that the trees are at
 }
 
 // New uses stateDir (made where it is missing) for the journal, the record of
@@ -74,7 +78,11 @@ func New(stateDir string, g Generations, o Options) (*Applier, error) {
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
 		return nil, err
 	}
-	return &Applier{dir: stateDir, g: g, o: o}, nil
+	a := &Applier{dir: stateDir, g: g, o: o}
+	if err := a.loadUnkept(); err != nil {
+		o.Logger.Warn("what of the live trees' metadata this system does not take is not known until they are compared as a whole", "error", err)
+	}
+	return a, nil
 }
 
 func (a *Applier) journalPath() string { return filepath.Join(a.dir, "apply.json") }
@@ -132,9 +140,9 @@ func (a *Applier) SetApplied(id replication.ID) error {
 	a.index, a.last = nil, nil // of trees that others may have changed
 	if id.IsZero() {
 		// The journal goes last: until then the trees are at no generation.
-		return errors.Join(durable.Remove(a.appliedPath(), a.o.Hook), durable.Remove(a.journalPath(), a.o.Hook))
+		return errors.Join(durable.Remove(a.appliedPath(), a.o.Hook), durable.Remove(a.journalPath(), a.o.Hook), a.forgetUnkeptLocked())
 	}
-	return a.finishLocked(id)
+	return errors.Join(a.finishLocked(id), a.forgetUnkeptLocked())
 }
 
 // finishLocked moves the record on, then drops the journal. Killed in between,
@@ -180,8 +188,8 @@ func (a *Applier) Apply(ctx context.Context, id replication.ID, roots map[string
 	if err := a.runLocked(ctx, from, id, roots, res); err != nil {
 		return nil, err
 	}
-	for _, w := range res.Warnings {
-		a.o.Logger.Warn("a file's metadata could not be applied in full", "generation", id, "warning", w)
+	if what := res.Unkept.String(); what != "" {
+		a.o.Logger.Warn("this system does not take all metadata; the store has it", "generation", id, "what", what)
 	}
 	return res, nil
 }
@@ -228,6 +236,9 @@ func (a *Applier) runLocked(ctx context.Context, from, to replication.ID, roots 
 		a.index = nil // of neither generation now
 		return fmt.Errorf("apply %s: %w", to, err)
 	}
+	if err := a.saveUnkeptLocked(); err != nil {
+		return err
+	}
 	if err := a.finishLocked(to); err != nil {
 		return err
 	}
@@ -257,6 +268,7 @@ func (a *Applier) changeLocked(ctx context.Context, way *way, res *Result) error
 	if a.index == nil {
 		a.index = loadLive(a.IndexPath(), way.origin)
 	}
+	a.memory.begin(way)
 	for i := range way.target.Volumes {
 		v := &way.target.Volumes[i]
 		if err := a.applyVolume(ctx, way, v, res); err != nil {
@@ -272,7 +284,7 @@ func (a *Applier) applyVolume(ctx context.Context, way *way, v *replication.Volu
 		return err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	w := &worker{root: root, g: a.g, hook: a.o.Hook, stats: a.index.volume(v.Name), res: res, to: v.Entries, fresh: !way.again}
+	w := &worker{root: root, g: a.g, hook: a.o.Hook, stats: a.index.volume(v.Name), res: res, volume: v.Name, memory: a.memory, to: v.Entries, fresh: !way.again}
 	from := way.origin.Volume(v.Name)
 	if from != nil {
 		w.from = from.Entries

@@ -15,8 +15,8 @@ func TestRoundTrip(t *testing.T) {
 		t.Run(fs, func(t *testing.T) {
 			r := newRig(t, treetest.Mount(t, fs))
 			treetest.Corpus(t, r.src)
-			if w := r.cycle(t).Warnings; len(w) > 0 {
-				t.Errorf("warnings: %q", w)
+			if w := r.cycle(t).Unkept.String(); w != "" {
+				t.Errorf("unkept: %s", w)
 			}
 			treetest.Same(t, r.src, r.dst)
 			if got := r.base.Volumes[0].Skipped; got != 1 {

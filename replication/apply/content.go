@@ -116,7 +116,9 @@ func (w *worker) write(ctx context.Context, f *os.File, old, e *replication.Entr
 	if err := w.hook.At("meta " + e.Path); err != nil {
 		return err
 	}
-	return w.warned(tree.SetFileMeta(f, e))
+	refused, err := tree.SetFileMeta(f, e)
+	w.unkept(e.Path, false, refused)
+	return err
 }
 
 // spare is what is free on f's file system, bytes; 0 where that cannot be told.

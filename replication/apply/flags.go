@@ -47,10 +47,11 @@ func (w *worker) protect(put []*replication.Entry, del []string) error {
 		}
 		w.changed[path] = struct{}{}
 		err := w.root.SetFlags(path, e.Flags)
+		var refused []string
 		if errors.Is(err, tree.ErrNoFlags) {
-			w.res.Warnings = append(w.res.Warnings, fmt.Sprintf("%q is immutable or append-only on the active, and is not here: %v", path, err))
-			err = nil
+			refused, err = []string{"immutable or append-only flag"}, nil
 		}
+		w.unkept(path, true, refused)
 		if err != nil {
 			return fmt.Errorf("%q: %w", path, err)
 		}

@@ -149,19 +149,19 @@ func likeHere(e *replication.Entry, flags bool) *replication.Entry {
 
 // Materialize writes the generation into dir/<volume> for each of its volumes,
 // made where they are missing, outside of any live tree. What else is in these
-// directories is removed.
-func Materialize(ctx context.Context, g Generations, id replication.ID, dir string) (warnings []string, err error) {
+// directories is removed. It answers what of the metadata could not be written.
+func Materialize(ctx context.Context, g Generations, id replication.ID, dir string) (*Unkept, error) {
 	m, err := g.Load(id)
 	if err != nil {
-		return nil, err
+		return &Unkept{}, err
 	}
 	res := &Result{}
 	for i := range m.Volumes {
 		if err := materialize(ctx, g, &m.Volumes[i], filepath.Join(dir, m.Volumes[i].Name), res); err != nil {
-			return res.Warnings, fmt.Errorf("generation %s, volume %s: %w", id, m.Volumes[i].Name, err)
+			return &res.Unkept, fmt.Errorf("generation %s, volume %s: %w", id, m.Volumes[i].Name, err)
 		}
 	}
-	return res.Warnings, nil
+	return &res.Unkept, nil
 }
 
 func materialize(ctx context.Context, g Generations, v *replication.Volume, path string, res *Result) (err error) {
@@ -177,7 +177,7 @@ func materialize(ctx context.Context, g Generations, v *replication.Volume, path
 	if err != nil {
 		return err
 	}
-	w := &worker{root: root, g: g, res: res, from: live, to: v.Entries, fresh: true}
+	w := &worker{root: root, g: g, res: res, volume: v.Name, from: live, to: v.Entries, fresh: true}
 	put, del := replication.Diff(live, v.Entries)
 	if err := w.run(ctx, put, del); err != nil {
 		return err

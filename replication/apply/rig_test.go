@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -35,6 +36,7 @@ type rig struct {
 	frozen, thaw  func() // called in each freeze, and at its end
 	loose         bool
 	processes     func() ([]int, error)
+	log           *slog.Logger // of the applier, from the next reopen on
 }
 
 // Freeze lets the test act in the freeze.
@@ -89,7 +91,7 @@ func newRigWith(t testing.TB, dir string, o store.Options) *rig {
 // reopen makes the applier anew, as after a restart.
 func (r *rig) reopen(t testing.TB) {
 	t.Helper()
-	a, err := New(filepath.Join(r.dir, "state"), r.standby, Options{Hook: func(step string) error { return r.hook.At(step) }})
+	a, err := New(filepath.Join(r.dir, "state"), r.standby, Options{Logger: r.log, Hook: func(step string) error { return r.hook.At(step) }})
 	treetest.Must(t, err)
 	r.applier = a
 }

@@ -15,7 +15,7 @@ type disk struct {
 	path       string // a tree on it
 	free       int64
 	now, taken int64 // so far; the most at any moment
-	shares     bool  // blocks between files
+	unsure     bool  // it shares blocks between files, or does not count them
 }
 
 func (d *disk) take(n int64) {
@@ -28,7 +28,7 @@ func (d *disk) slack() int64 { return d.taken / 64 }
 
 // room makes sure, before anything is changed, that there is room for the way from origin to
 // target: a tree in the middle of it is no replica. Where a file system shares blocks between
-// files nobody knows what it takes, and it is tried.
+// files, or does not count them, nobody knows what it takes, and it is tried.
 func room(origin, target *replication.Manifest, delta *replication.Delta, roots map[string]string) error {
 	disks := map[uint64]*disk{}
 	for i := range target.Volumes {
@@ -55,7 +55,7 @@ func room(origin, target *replication.Manifest, delta *replication.Delta, roots 
 	}
 	var errs []error
 	for _, d := range disks {
-		if d.taken > 0 && !d.shares && d.free < d.taken+d.slack() {
+		if d.taken > 0 && !d.unsure && d.free < d.taken+d.slack() {
 			errs = append(errs, fmt.Errorf("%w for the live data: %s has %d MiB free and it takes %d MiB; the data stays at the generation before, make room on its file system",
 				replication.ErrNoSpace, d.path, d.free>>20, (d.taken+d.slack())>>20))
 		}
@@ -75,7 +75,7 @@ func diskOf(disks map[uint64]*disk, path string) (*disk, error) {
 	if err := unix.Statfs(path, &fs); err != nil {
 		return nil, &os.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	d := &disk{path: path, free: int64(fs.Bavail) * fs.Bsize, shares: fs.Type == unix.XFS_SUPER_MAGIC || fs.Type == unix.BTRFS_SUPER_MAGIC}
+	d := &disk{path: path, free: int64(fs.Bavail) * fs.Bsize, unsure: fs.Type == unix.XFS_SUPER_MAGIC || fs.Type == unix.BTRFS_SUPER_MAGIC || fs.Blocks == 0}
 	disks[st.Dev] = d
 	return d, nil
 }

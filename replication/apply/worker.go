@@ -27,6 +27,8 @@ type worker struct {
 	from, to *replication.Entries
 	stats    *tree.Nodes // of files whose content is as from says; for reuse
 	res      *Result
+	volume   string              // its name
+	memory   *remembered         // nil: of no live tree
 	fresh    bool                // from is what the tree is: nothing is in it that an interrupted apply left
 	apart    bool                // content gets blocks of its own: those that a pack has may be the damaged ones
 	changed  map[string]struct{} // paths whose stat is not what it was
@@ -42,6 +44,7 @@ func (w *worker) run(ctx context.Context, put []*replication.Entry, del []string
 	w.near = w.root.Near()
 	defer func() { err = errors.Join(err, w.near.Close()) }()
 	w.changed, w.replaced, w.touched = map[string]struct{}{}, map[string]struct{}{}, map[string]struct{}{}
+	w.memory.outdate(w.volume, put, del)
 	if err := w.remove(ctx, put, del); err != nil {
 		return err
 	}
@@ -256,12 +259,15 @@ func (w *worker) make(temp string, e *replication.Entry) error {
 }
 
 func (w *worker) setMeta(path string, e *replication.Entry) error {
-	return w.warned(w.root.SetMeta(path, e))
+	refused, err := w.root.SetMeta(path, e)
+	w.unkept(e.Path, false, refused)
+	return err
 }
 
-func (w *worker) warned(warnings []string, err error) error {
-	w.res.Warnings = append(w.res.Warnings, warnings...)
-	return err
+// unkept notes what of a path's attributes, or of its flags, was refused in an attempt.
+func (w *worker) unkept(path string, flags bool, refused []string) {
+	w.res.Unkept.add(w.volume, path, refused)
+	w.memory.set(w.volume, path, flags, refused)
 }
 
 func (w *worker) meta(e *replication.Entry) error {

@@ -133,6 +133,10 @@ func (e *Engine) Applied() replication.ID {
 	return id
 }
 
+// Unkept says in a line what of the applied generation's metadata this node's system does
+// not take; empty: nothing.
+func (e *Engine) Unkept() string { return e.applier.Unkept() }
+
 // Seal captures the live trees and commits them to the local store as the next
 // generation of the term. When nothing changed, neither is written nor frozen.
 func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (res replication.SealResult, err error) {

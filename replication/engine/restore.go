@@ -151,13 +151,9 @@ func (e *Engine) applyLocked(ctx context.Context, id replication.ID, roots map[s
 	if err := e.capturer.Close(); err != nil { // what a promotion may have left that failed
 		e.log.Warn("what was kept of large files was not given back", "error", err)
 	}
-	res, err := e.applier.Apply(ctx, id, roots)
+	_, err = e.applier.Apply(ctx, id, roots)
 	if err != nil {
 		e.Damaged(ctx, err)
-		return err
 	}
-	for _, w := range res.Warnings {
-		e.log.Warn("applied with a difference", "generation", id, "what", w)
-	}
-	return nil
+	return err
 }

@@ -12,15 +12,15 @@ import (
 
 // SetFileMeta is Root.SetMeta of a file that is open for writing and has no flags. What it
 // is already is not set: each change of an inode is a transaction of the file system.
-func SetFileMeta(f *os.File, e *replication.Entry) (warnings []string, err error) {
-	warnings, err = setFileMeta(int(f.Fd()), e)
+func SetFileMeta(f *os.File, e *replication.Entry) (refused []string, err error) {
+	refused, err = setFileMeta(int(f.Fd()), e)
 	if err != nil {
 		err = &os.PathError{Op: "metadata", Path: f.Name(), Err: err}
 	}
-	return warnings, err
+	return refused, err
 }
 
-func setFileMeta(fd int, e *replication.Entry) (warnings []string, err error) {
+func setFileMeta(fd int, e *replication.Entry) (refused []string, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
@@ -37,10 +37,10 @@ func setFileMeta(fd int, e *replication.Entry) (warnings []string, err error) {
 		}
 	}
 	// The directory may have handed on a default ACL, the kernel given out a label.
-	if warnings, err = setXattrs(openFile(fd), e); err != nil {
-		return warnings, err
+	if refused, err = setXattrs(openFile(fd), e); err != nil {
+		return refused, err
 	}
-	return warnings, setFileMtime(fd, e.MtimeNs)
+	return refused, setFileMtime(fd, e.MtimeNs)
 }
 
 // setFileMtime leaves the access time.

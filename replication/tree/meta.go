@@ -116,17 +116,17 @@ func sized(f func([]byte) (int, error)) ([]byte, error) {
 
 // SetMeta gives path the owner, mode, attributes and times of e, in the order
 // in which none undoes another: a new owner takes setuid and capabilities
-// away. What the file system or the kernel cannot take comes back as warnings.
+// away. Of attributes that the file system or the kernel does not take, it answers which.
 // Flags are not set: while they are, nothing else can be (see SetFlags).
-func (r *Root) SetMeta(path string, e *replication.Entry) (warnings []string, err error) {
+func (r *Root) SetMeta(path string, e *replication.Entry) (refused []string, err error) {
 	err = r.freely(func() error {
-		warnings, err = r.setMeta(path, e)
+		refused, err = r.setMeta(path, e)
 		return err
 	}, path)
-	return warnings, err
+	return refused, err
 }
 
-func (r *Root) setMeta(path string, e *replication.Entry) (warnings []string, err error) {
+func (r *Root) setMeta(path string, e *replication.Entry) (refused []string, err error) {
 	err = r.handle(path, func(fd int, proc string) error {
 		if err := unix.Fchownat(fd, "", int(e.UID), int(e.GID), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return fmt.Errorf("owner: %w", err)
@@ -136,13 +136,13 @@ func (r *Root) setMeta(path string, e *replication.Entry) (warnings []string, er
 				return fmt.Errorf("mode: %w", err)
 			}
 		}
-		warnings, err = setXattrs(atPath(proc), e)
+		refused, err = setXattrs(atPath(proc), e)
 		return err
 	})
 	if err != nil {
-		return warnings, err
+		return refused, err
 	}
-	return warnings, r.setMtime(path, e.MtimeNs)
+	return refused, r.setMtime(path, e.MtimeNs)
 }
 
 // SetMtime sets the modification time of path itself, and leaves its access time.
@@ -158,7 +158,7 @@ func (r *Root) setMtime(path string, ns int64) error {
 	})
 }
 
-func setXattrs(of attributed, e *replication.Entry) (warnings []string, err error) {
+func setXattrs(of attributed, e *replication.Entry) (refused []string, err error) {
 	have, err := xattrs(of)
 	if err != nil {
 		return nil, err
@@ -170,7 +170,7 @@ func setXattrs(of attributed, e *replication.Entry) (warnings []string, err erro
 		// A kernel with SELinux has a label for everything and keeps it; without, it is an
 		// attribute as any other.
 		if err := of.remove(name); err != nil && !errors.Is(err, unix.ENODATA) && name != selinux {
-			return warnings, fmt.Errorf("remove attribute %q: %w", name, err)
+			return refused, fmt.Errorf("remove attribute %q: %w", name, err)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.Xattrs)) {
@@ -185,12 +185,12 @@ func setXattrs(of attributed, e *replication.Entry) (warnings []string, err erro
 		switch {
 		case err == nil:
 		case errors.Is(err, unix.EOPNOTSUPP), KernelLabel(name):
-			warnings = append(warnings, fmt.Sprintf("%q: attribute %q cannot be set here: %v", e.Path, name, err))
+			refused = append(refused, fmt.Sprintf("attribute %q (%v)", name, err))
 		default:
-			return warnings, fmt.Errorf("attribute %q: %w", name, err)
+			return refused, fmt.Errorf("attribute %q: %w", name, err)
 		}
 	}
-	return warnings, nil
+	return refused, nil
 }
 
 const selinux = "security.selinux"

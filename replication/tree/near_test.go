@@ -146,9 +146,9 @@ func TestFileMeta(t *testing.T) {
 					treetest.Must(t, err)
 					_, err = f.WriteString("abc")
 					treetest.Must(t, err)
-					warnings, err := tree.SetFileMeta(f, &e)
-					if err != nil || len(warnings) > 0 {
-						t.Errorf("%s: %v, %q", path, err, warnings)
+					refused, err := tree.SetFileMeta(f, &e)
+					if err != nil || len(refused) > 0 {
+						t.Errorf("%s: %v, %q", path, err, refused)
 					}
 					treetest.Must(t, f.Close())
 					st, err := r.Lstat(path)
