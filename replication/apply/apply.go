@@ -27,6 +27,8 @@ type Generations interface {
 	Load(id replication.ID) (*replication.Manifest, error)
 	Get(h replication.Hash) ([]byte, error)
 	Share(h replication.Hash, skip, length int64, f *os.File, at int64) (int64, error)
+	Shares(h replication.Hash, skip, length, at int64) (int64, error)
+	Dir() string // on the file system whose blocks Share shares
 }
 
 // Options of an Applier. The zero value is good.
@@ -219,8 +221,11 @@ func (a *Applier) runLocked(ctx context.Context, from, to replication.ID, roots 
 		way.delta = target.DeltaFrom(origin)
 	}
 	left, err := a.Pending()
+	if a.index == nil {
+		a.index = loadLive(a.IndexPath(), origin)
+	}
 	if way.again = left != nil; err == nil && !way.again && origin != nil {
-		err = room(origin, target, way.delta, roots)
+		err = room(a.g, origin, target, way.delta, roots, a.index)
 	}
 	if err != nil {
 		return fmt.Errorf("apply %s: %w", to, err)
@@ -265,9 +270,6 @@ type way struct {
 }
 
 func (a *Applier) changeLocked(ctx context.Context, way *way, res *Result) error {
-	if a.index == nil {
-		a.index = loadLive(a.IndexPath(), way.origin)
-	}
 	a.memory.begin(way)
 	for i := range way.target.Volumes {
 		v := &way.target.Volumes[i]

@@ -23,6 +23,8 @@ func (f fake) Load(id replication.ID) (*replication.Manifest, error) {
 	return nil, replication.ErrNotFound
 }
 
+func (f fake) Shares(replication.Hash, int64, int64, int64) (int64, error)          { return 0, nil }
+func (f fake) Dir() string                                                          { return "/" }
 func (f fake) Share(replication.Hash, int64, int64, *os.File, int64) (int64, error) { return 0, nil }
 
 func (f fake) Get(replication.Hash) ([]byte, error) { return nil, replication.ErrNotFound }

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -56,4 +59,148 @@ func TestNoRoomForTheLiveData(t *testing.T) {
 	treetest.Write(t, in("kept"), noise(4, 4<<20)) // both are there for a moment
 	settle()
 	r.cycle(t)
+}
+
+// text compresses, so a pack does not share it.
+func text(seed uint64, n int) []byte {
+	b := noise(seed, n)
+	for at := 0; at+128 <= n; at += 128 {
+		copy(b[at+64:at+128], b[at:])
+	}
+	return b
+}
+
+// filler fills a file system up but for so many bytes, or as near as it lets itself be filled,
+// until it is emptied.
+func filler(t testing.TB, dir string, leave int64) (empty func()) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "filler"))
+	treetest.Must(t, err)
+	defer f.Close()
+	blocksUsed(t, dir) // what is written has its place
+	at := int64(0)
+	for step := free(t, dir) - leave; step >= 1<<20; step = min(step, free(t, dir)-leave) {
+		switch err := unix.Fallocate(int(f.Fd()), 0, at, step); {
+		case errors.Is(err, unix.ENOSPC):
+			step /= 2
+		default:
+			treetest.Must(t, err)
+			at += step
+		}
+	}
+	return func() {
+		treetest.Must(t, os.Remove(f.Name()))
+		blocksUsed(t, dir) // which makes them free
+	}
+}
+
+func free(t testing.TB, dir string) int64 {
+	t.Helper()
+	var st unix.Statfs_t
+	treetest.Must(t, unix.Statfs(dir, &st))
+	return int64(st.Bavail) * st.Bsize
+}
+
+// TestNoRoomWhereBlocksAreShared: what shares its blocks with the packs needs no room, and what
+// cannot is known beforehand: a generation that has too much of it is not begun.
+func TestNoRoomWhereBlocksAreShared(t *testing.T) {
+	const size = 16 << 20
+	for _, kind := range []string{"xfs", "btrfs"} {
+		t.Run(kind, func(t *testing.T) {
+			mnt := treetest.Mount(t, kind)
+			r := newRig(t, mnt)
+			in := inside(r.src)
+			treetest.Write(t, in("kept"), text(1, 4<<20))
+			treetest.Write(t, in("changes"), text(2, size))
+			r.cycle(t)
+			for _, tt := range []struct {
+				name   string
+				change func()
+				leave  int64
+				fits   bool
+			}{
+				{"noise", func() { treetest.Write(t, in("noise"), noise(3, size)) }, size * 3 / 4, true},
+				{"text", func() { treetest.Write(t, in("text"), text(4, size)) }, size * 3 / 4, false},
+				{"a part of a large file", func() { patch(t, in("changes"), 1<<20+5, text(6, 1<<20)) }, size * 3 / 4, true},
+				{"many small files", func() {
+					treetest.Must(t, os.Mkdir(in("many"), 0o755))
+					for i := range uint64(size / 12288) {
+						treetest.Write(t, in("many/"+strconv.FormatUint(i, 10)), noise(i>>8, 12400)[i&0xff:])
+					}
+				}, size * 3 / 4, false},
+				{"what goes makes room", func() {
+					treetest.Must(t, os.Remove(in("changes")))
+					treetest.Write(t, in("comes"), text(7, size))
+				}, size * 3 / 4, true},
+			} {
+				before := r.base
+				tt.change()
+				settle()
+				if !r.capture(t) {
+					t.Fatalf("%s: nothing changed", tt.name)
+				}
+				r.ship(t)
+				empty := filler(t, mnt, tt.leave)
+				_, err := r.applier.Apply(t.Context(), r.base.ID, r.roots())
+				if !tt.fits {
+					if !errors.Is(err, replication.ErrNoSpace) {
+						t.Fatalf("%s: begun, although there is no room: %v", tt.name, err)
+					}
+					full := r.base
+					r.base = before
+					r.check(t)
+					r.base = full
+				} else if err != nil {
+					t.Fatalf("%s: %v", tt.name, err)
+				}
+				empty()
+				r.apply(t)
+				r.check(t)
+				if t.Failed() {
+					t.Fatal(tt.name)
+				}
+			}
+		})
+	}
+}
+
+// TestDiskFillsMidway: somebody else fills the disk in the middle of an apply. The tree is at no
+// generation, which is said, until there is room; then the apply is finished.
+func TestDiskFillsMidway(t *testing.T) {
+	const size = 16 << 20
+	for _, kind := range []string{"xfs", "btrfs"} {
+		t.Run(kind, func(t *testing.T) {
+			mnt := treetest.Mount(t, kind)
+			r := newRig(t, mnt)
+			in := inside(r.src)
+			treetest.Write(t, in("first"), text(1, 4<<20))
+			r.cycle(t)
+			treetest.Write(t, in("first"), text(2, 4<<20))
+			treetest.Write(t, in("second"), text(3, size))
+			settle()
+			if !r.capture(t) {
+				t.Fatal("nothing changed")
+			}
+			r.ship(t)
+			var empty func()
+			r.hook = func(step string) error {
+				if strings.HasPrefix(step, "fill ") && strings.HasSuffix(step, "second") && empty == nil {
+					empty = filler(t, mnt, size/4)
+				}
+				return nil
+			}
+			if _, err := r.applier.Apply(t.Context(), r.base.ID, r.roots()); !replication.NoSpace(err) {
+				t.Fatalf("a disk that filled midway: %v", err)
+			}
+			if at, err := r.applier.Applied(); err != nil || !at.IsZero() {
+				t.Errorf("in the middle of an apply the tree is said to be at %s (%v)", at, err)
+			}
+			if _, err := r.applier.Apply(t.Context(), r.base.ID, r.roots()); !replication.NoSpace(err) {
+				t.Fatalf("there is still no room: %v", err)
+			}
+			empty()
+			r.apply(t)
+			r.check(t)
+		})
+	}
 }

@@ -40,15 +40,29 @@ func (p *openedPack) share(from *os.File, at, n int64) (int64, error) {
 	return n, err
 }
 
+// Shares is what Share would give for a file on the store's own file system, where that shares blocks.
+func (s *Store) Shares(h replication.Hash, skip, length, at int64) (int64, error) {
+	_, n, err := s.shares(h, skip, length, at)
+	return n, err
+}
+
+func (s *Store) shares(h replication.Hash, skip, length, at int64) (w where, n int64, err error) {
+	if length &^= packAlign - 1; s.o.Apart || length < shareFrom || skip%packAlign != 0 || at%packAlign != 0 {
+		return w, 0, nil
+	}
+	w, ok, err := s.index.find(h)
+	if err != nil || !ok || !w.chunk().shareable() || w.chunk().offset()%packAlign != 0 {
+		return w, 0, err
+	}
+	return w, length, nil
+}
+
 // Share puts the first bytes of a part of a chunk at offset at of f, by sharing their
 // blocks, and says how many: 0 where it cannot. skip and length, bytes, are the part.
 // The content is not verified: Get does.
 func (s *Store) Share(h replication.Hash, skip, length int64, f *os.File, at int64) (int64, error) {
-	if length &^= packAlign - 1; s.o.Apart || length < shareFrom || skip%packAlign != 0 || at%packAlign != 0 {
-		return 0, nil
-	}
-	w, ok, err := s.index.find(h)
-	if err != nil || !ok || !w.chunk().shareable() || w.chunk().offset()%packAlign != 0 {
+	w, length, err := s.shares(h, skip, length, at)
+	if err != nil || length == 0 {
 		return 0, err
 	}
 	pack, err := os.Open(w.pack.path)

@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
@@ -14,11 +15,14 @@ import (
 // disk is a node's file system, whose power can be cut.
 type disk struct{ kind, image, dir string }
 
-// newDisk makes a file system of the kind (xfs, with reflinks, or ext4) and mounts it.
+// newDisk makes a file system of the kind (xfs, with reflinks, btrfs or ext4) and mounts it.
 func newDisk(t testing.TB, kind string) *disk {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("file systems whose power can be cut need root; run the tests as root")
+	}
+	if known, err := os.ReadFile("/proc/filesystems"); err == nil && kind == "btrfs" && !bytes.Contains(known, []byte("\tbtrfs\n")) {
+		t.Skip("this kernel has no btrfs")
 	}
 	dir := t.TempDir()
 	d := &disk{kind: kind, image: filepath.Join(dir, "image"), dir: filepath.Join(dir, "disk")}
@@ -47,6 +51,39 @@ func (d *disk) unmount(t testing.TB) {
 		}
 		return err == nil
 	})
+}
+
+// fill leaves so many bytes free, or as near as the file system lets itself be filled.
+func (d *disk) fill(t testing.TB, leave int64) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(d.dir, "filler"))
+	must(t, err)
+	defer f.Close()
+	flush(t, d.dir) // what is written has its place
+	at := int64(0)
+	for step := d.free(t) - leave; step >= 1<<20; step = min(step, d.free(t)-leave) {
+		switch err := unix.Fallocate(int(f.Fd()), 0, at, step); {
+		case errors.Is(err, unix.ENOSPC):
+			step /= 2
+		default:
+			must(t, err)
+			at += step
+		}
+	}
+}
+
+// empty undoes fill.
+func (d *disk) empty(t testing.TB) {
+	t.Helper()
+	must(t, os.Remove(filepath.Join(d.dir, "filler")))
+	flush(t, d.dir) // which makes what it had free
+}
+
+func (d *disk) free(t testing.TB) int64 {
+	t.Helper()
+	var st unix.Statfs_t
+	must(t, unix.Statfs(d.dir, &st))
+	return int64(st.Bavail) * st.Bsize
 }
 
 // replug is the node's boot after its power was cut: the journal is replayed.

@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -146,4 +147,53 @@ func TestFloorOfTheReceiver(t *testing.T) {
 	m.widen(t)
 	p.check()
 	p.heal()
+}
+
+// TestDiskFullWhereBlocksAreShared has the standby's disk filled up before the shipment, then before the
+// apply: with less room than a generation needs its tree stays, whole, at the one before, by what it says
+// itself, until there is room.
+func TestDiskFullWhereBlocksAreShared(t *testing.T) {
+	for _, kind := range []string{"xfs", "btrfs"} {
+		t.Run(kind, func(t *testing.T) {
+			d := newDisk(t, kind)
+			p := newPair(t, newNode(t, filepath.Join(t.TempDir(), "n1")), newNode(t, filepath.Join(d.dir, "n2")), plant)
+			p.contain()
+			const size = 16 << 20
+			for _, leave := range []int64{0, 2 << 20, size, 2 * size} {
+				for _, process := range []replication.Process{replication.Receiver, replication.Applier} {
+					p.cycle++
+					before := p.n2.head(t)
+					write(t, filepath.Join(p.n1.tree(), "new"), bytes.Repeat(noise(p.cycle, 4096), size/4096)) // it compresses
+					p.sealHome()
+					if process == replication.Applier {
+						must(t, p.shipped())
+					}
+					d.fill(t, leave)
+					err := p.shipped()
+					if err == nil {
+						err = p.n2.withEngine(nil, p.n2.apply)
+					}
+					var at replication.ID
+					if err := p.n2.withEngine(nil, func(e *engine.Engine) error { at = e.Applied(); return nil }); !replication.NoSpace(err) {
+						must(t, err) // at its end it would have saved what can be made anew
+					}
+					switch {
+					case err != nil && !replication.NoSpace(err):
+						t.Errorf("a full disk is reported as: %v", err)
+					case err != nil && at != before, err == nil && at != p.n1.head(t):
+						t.Errorf("the replica is at %s, and was at %s: %v", at, before, err)
+					case err == nil && leave <= size, err != nil && leave >= 2*size:
+						t.Errorf("with that much room: %v", err)
+					}
+					p.isAt(at)
+					d.empty(t)
+					p.check()
+					p.heal()
+					if t.Failed() {
+						t.Fatalf("the %s, with %d MiB left", process, leave>>20)
+					}
+				}
+			}
+		})
+	}
 }
