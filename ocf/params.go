@@ -206,7 +206,7 @@ var parameters = []parameter{
 		name: "after-capture", short: "Command after a capture", reloadable: true,
 		long: "For consistency=hooks: as before-capture, run when the containers go on, whether or not the capture succeeded. " +
 			"While it fails it is run again every few seconds, and nothing is captured; so it is when the agent had ended between the two commands and is there again. " +
-			"It must do no harm when it runs once more, or in a container that was restarted meanwhile and of which nothing was asked.",
+			"It must succeed, and do no harm, also where there is nothing to undo: when it runs once more, or in a container that was restarted meanwhile.",
 		example: "db /usr/local/bin/resume", read: readHook(func(s *api.Spec) *[]string { return &s.AfterCapture }),
 	},
 	{

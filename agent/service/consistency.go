@@ -32,7 +32,7 @@ func (s *Service) consistently(q *replication.SealRequest, spec api.Spec) {
 
 // beforeCapture asks the application to make its data ready. One capture does so at a time.
 func (s *Service) beforeCapture(ctx context.Context, spec api.Spec) (resume func() error, err error) {
-	if len(s.snapshot().Quiesced) > 0 {
+	if len(s.snapshot().Quiesced) > 0 && !s.neverQuiesced() {
 		return nil, api.Errorf(api.KindGeneric, "understudy status says why it fails; consistency=frozen captures without it",
 			"service %s: nothing is captured while after-capture has not succeeded since the last capture", s.name)
 	}
@@ -52,8 +52,13 @@ func (s *Service) beforeCapture(ctx context.Context, spec api.Spec) (resume func
 		return err
 	}
 	if err := s.hook(ctx, "before-capture", spec.BeforeCapture, spec); err != nil {
-		// It may have got half of its way: what undoes it runs too.
-		return nil, errors.Join(err, resume())
+		// It may have got half of its way: what undoes it runs too. Where that fails as well there may be
+		// nothing to undo, and the next capture tries both again.
+		err = errors.Join(err, resume())
+		s.mu.Lock()
+		s.failed.both = s.failed.times > 0
+		s.mu.Unlock()
+		return nil, err
 	}
 	s.Crash("hooks:between")
 	return resume, nil
@@ -84,7 +89,7 @@ func (s *Service) afterCapture(ctx context.Context, command []string, spec api.S
 	s.mu.Lock()
 	times := s.failed.times
 	if err != nil {
-		s.failed = failedHook{times: times + 1, command: command, last: err}
+		s.failed = failedHook{times: times + 1, both: s.failed.both, command: command, last: err}
 	}
 	s.mu.Unlock()
 	if err == nil && times > 0 {
@@ -96,8 +101,16 @@ func (s *Service) afterCapture(ctx context.Context, command []string, spec api.S
 // failedHook is an after-capture that failed, and how often it did so since its capture.
 type failedHook struct {
 	times   int
+	both    bool // before-capture had failed
 	command []string
 	last    error
+}
+
+// neverQuiesced: after-capture is owed, but before-capture had failed.
+func (s *Service) neverQuiesced() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed.both
 }
 
 // hookWarningLocked is what status says of it; s.mu is held.
@@ -107,7 +120,7 @@ func (s *Service) hookWarningLocked() string {
 		return ""
 	}
 	return fmt.Sprintf("service %s: after-capture=%q has failed since the last capture (times: %d): what before-capture did in the container may still hold there, and with consistency=hooks nothing is captured. "+
-		"It is run again every %s until it succeeds: mend what makes it fail, or have after-capture name a command that works. It failed with: %v",
+		"It is run again every %s until it succeeds, as it has to also where there is nothing to undo: mend what makes it fail, or have after-capture name a command that works. It failed with: %v",
 		s.name, strings.Join(f.command, " "), f.times, time.Duration(againMost), f.last)
 }
 

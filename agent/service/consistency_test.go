@@ -60,7 +60,7 @@ func (d *database) exec(ctx context.Context, line string) error {
 		if rec, err := load(d.n.dir, "registry"); err != nil || len(rec.Quiesced) == 0 {
 			d.n.t.Errorf("the database is locked before it is durable that it must be unlocked: %+v, %v", rec, err)
 		}
-		d.locked = true
+		d.locked = d.fail[lock] == 0 // where it fails it did nothing; where it hangs it got half of its way
 	}
 	if d.hang[line] > 0 && bounded {
 		d.hang[line]--
@@ -314,6 +314,32 @@ func TestAfterCaptureIsRunUntilItSucceeds(t *testing.T) {
 	}
 }
 
+// TestBothFail: where before-capture did nothing there may be nothing to undo, and after-capture fails at it. The next
+// capture tries both again.
+func TestBothFail(t *testing.T) {
+	n, s, d := activeHooked(t)
+	s.loop.stop()
+	s.after = func(time.Duration) <-chan time.Time { return nil }
+	defer s.startSettling(t.Context())()
+	d.mu.Lock()
+	d.fail[lock], d.fail[unlock] = 1, 2 // in the capture, and once more
+	d.mu.Unlock()
+	n.write()
+	if _, err := replicate(t, s); err == nil {
+		t.Fatal("both commands failed and the capture did not")
+	}
+	for range 1000 {
+		if strings.Contains(owedWarning(s), "times: 2") {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if _, err := replicate(t, s); err != nil {
+		t.Error(err)
+	}
+	d.wantUnlocked()
+}
+
 // TestAnotherAfterCapture: one that cannot succeed is replaced while it is owed, by another or by none.
 func TestAnotherAfterCapture(t *testing.T) {
 	another, none := hooked(), testSpec
@@ -358,7 +384,7 @@ func TestAHookThatHangs(t *testing.T) {
 		t.Run(line, func(t *testing.T) {
 			n, s, d := activeHooked(t)
 			s.loop.stop()
-			if err := s.persist(func(r *record) { r.Spec.HookTimeout = api.Duration(10 * time.Millisecond) }); err != nil {
+			if err := s.persist(func(r *record) { r.Spec.HookTimeout = api.Duration(500 * time.Millisecond) }); err != nil {
 				t.Fatal(err)
 			}
 			defer s.startSettling(t.Context())()
