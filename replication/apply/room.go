@@ -13,7 +13,8 @@ import (
 
 // disk is what the way to a generation takes of a file system, bytes.
 type disk struct {
-	path       string // a tree on it
+	dev        uint64 // of the first tree on it
+	path       string // that tree
 	free       int64
 	block      int64
 	now, taken int64 // so far; the most at any moment
@@ -45,23 +46,23 @@ const (
 // rooms adds up what the way to a generation takes.
 type rooms struct {
 	g     Generations
-	disks map[uint64]*disk // by device
-	store uint64           // the device of the packs
+	disks []*disk
 }
 
 // room makes sure, before anything is changed, that there is room for the way from origin to
 // target: a tree in the middle of it is no replica. What it adds up is a bound, where blocks are
-// shared, too: nothing counts as shared but what Share will share and what a clone has of the file before.
-// Less may do; what a new volume has already is not looked at. Where a file system does not count its blocks it is tried.
+// shared, too: nothing counts as shared but what Share will share and what a clone has of the file before. Less may do.
+// It is tried where a file system does not count its blocks, a new volume has something already, and what the live
+// files were at is not known any more, as after a crash: what can be kept of them is seen on the way.
 func room(g Generations, origin, target *replication.Manifest, delta *replication.Delta, roots map[string]string, live *liveIndex) error {
-	r := &rooms{g: g, disks: map[uint64]*disk{}}
-	var st unix.Stat_t
-	if err := unix.Stat(g.Dir(), &st); err != nil {
-		return &os.PathError{Op: "stat", Path: g.Dir(), Err: err}
-	}
-	r.store = st.Dev
+	r := &rooms{g: g}
 	for i := range target.Volumes {
 		v := &target.Volumes[i]
+		if origin.Volume(v.Name) == nil {
+			if there, err := os.ReadDir(roots[v.Name]); err != nil || len(there) > 0 {
+				continue // it is looked at first: it may have its content already
+			}
+		}
 		d, err := r.diskOf(roots[v.Name])
 		if err != nil {
 			return err
@@ -85,6 +86,7 @@ func (r *rooms) volume(d *disk, from, v *replication.Volume, delta *replication.
 	if from != nil {
 		old = from.Entries
 	}
+	lost := from != nil && stats.Len() == 0
 	put, del := delta.Of(v.Name)
 	for _, path := range del {
 		if e := old.Get(path); e != nil && e.Link == "" {
@@ -97,7 +99,7 @@ func (r *rooms) volume(d *disk, from, v *replication.Volume, delta *replication.
 	}
 	for _, e := range put {
 		_, known := stats.Get(e.Path)
-		gets, gives, err := r.exchange(d, old.Get(e.Path), e, known)
+		gets, gives, err := r.exchange(d, old.Get(e.Path), e, known || lost)
 		if err != nil {
 			return err
 		}
@@ -107,36 +109,42 @@ func (r *rooms) volume(d *disk, from, v *replication.Volume, delta *replication.
 	return nil
 }
 
+// diskOf finds the disk that a tree is on. Two subvolumes of btrfs are on one, and share its blocks, though they say that
+// they are two devices.
 func (r *rooms) diskOf(path string) (*disk, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
-	if d := r.disks[st.Dev]; d != nil {
-		return d, nil
+	for _, d := range r.disks {
+		if d.dev == st.Dev || d.clones && canClone(path, d.path) {
+			return d, nil
+		}
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(path, &fs); err != nil {
 		return nil, &os.PathError{Op: "statfs", Path: path, Err: err}
 	}
-	d := &disk{path: path, free: int64(fs.Bavail) * fs.Bsize, block: max(fs.Bsize, 1), clones: canClone(path), unsure: fs.Blocks == 0}
-	d.packs = d.clones && st.Dev == r.store
-	r.disks[st.Dev] = d
+	d := &disk{
+		dev: st.Dev, path: path, free: int64(fs.Bavail) * fs.Bsize, block: max(fs.Bsize, 1), unsure: fs.Blocks == 0,
+		clones: canClone(path, path), packs: canClone(path, r.g.Dir()),
+	}
+	r.disks = append(r.disks, d)
 	return d, nil
 }
 
-// canClone tries it, with files that have no name and are empty.
-func canClone(dir string) bool {
-	var fds [2]*os.File
-	for i := range fds {
-		fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+// canClone tries whether a file of one directory can be cloned into the other, with files that have no name and are empty.
+func canClone(to, from string) bool {
+	var files [2]*os.File
+	for i, dir := range []string{to, from} {
+		fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600) // which does not touch the directory
 		if err != nil {
 			return false
 		}
-		fds[i] = os.NewFile(uintptr(fd), dir)
-		defer fds[i].Close()
+		files[i] = os.NewFile(uintptr(fd), dir)
+		defer files[i].Close()
 	}
-	can, err := tree.Clone(fds[0], fds[1])
+	can, err := tree.Clone(files[0], files[1])
 	return err == nil && can
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/tree"
 	"github.com/understudy-ha/understudy/replication/tree/treetest"
 )
 
@@ -202,5 +204,98 @@ func TestDiskFillsMidway(t *testing.T) {
 			r.apply(t)
 			r.check(t)
 		})
+	}
+}
+
+// storeAt is a store of which only the place is asked.
+type storeAt struct {
+	Generations
+	dir string
+}
+
+func (s storeAt) Dir() string { return s.dir }
+
+// TestSubvolumesAreOneDisk: they share blocks, and their room, although they say that they are two devices.
+func TestSubvolumesAreOneDisk(t *testing.T) {
+	mnt := treetest.Mount(t, "btrfs")
+	var subs []string
+	for _, name := range []string{"store", "a", "b"} {
+		sub := filepath.Join(mnt, name)
+		if out, err := exec.Command("btrfs", "subvolume", "create", sub).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		subs = append(subs, sub)
+	}
+	r := &rooms{g: storeAt{dir: subs[0]}}
+	var found []*disk
+	for _, sub := range subs[1:] {
+		d, err := r.diskOf(sub)
+		treetest.Must(t, err)
+		found = append(found, d)
+	}
+	if found[0] != found[1] || !found[0].packs || !found[0].clones {
+		t.Errorf("%+v, %+v", found[0], found[1])
+	}
+	elsewhere := &rooms{g: storeAt{dir: treetest.Mount(t, "btrfs")}}
+	if d, err := elsewhere.diskOf(subs[1]); err != nil || d.packs || !d.clones {
+		t.Errorf("a store on another file system: %+v, %v", d, err)
+	}
+}
+
+// TestWhatIsThereMayDo: a new volume that is not empty, and live files of which nothing is known any more, may have what
+// comes already. It is tried.
+func TestWhatIsThereMayDo(t *testing.T) {
+	mnt := treetest.Mount(t, "ext4")
+	r := newRig(t, mnt)
+	defer filler(t, mnt, 1<<20)()
+	had := &replication.Manifest{Volumes: []replication.Volume{{Name: "new", Entries: replication.NewEntries()}}}
+	var coming []replication.Chunk
+	for i := range int64(64) {
+		coming = append(coming, replication.Chunk{Offset: i << 20, Length: 1 << 20, Hash: replication.Hash{byte(i)}})
+	}
+	target := &replication.Manifest{Volumes: []replication.Volume{{Name: "new", Entries: replication.NewEntries()}}}
+	target.Volumes[0].Entries.Set(&replication.Entry{Path: "f", Type: replication.TypeFile, Size: 64 << 20, Chunks: coming})
+	root := filepath.Join(mnt, "new")
+	treetest.Must(t, os.Mkdir(root, 0o755))
+	roots := map[string]string{"new": root}
+	g := storeAt{dir: r.src}
+	none := &replication.Manifest{}
+	if err := room(g, none, target, target.DeltaFrom(none), roots, loadLive("", nil)); !errors.Is(err, replication.ErrNoSpace) {
+		t.Errorf("an empty new volume: %v", err)
+	}
+	if err := room(g, had, target, target.DeltaFrom(had), roots, loadLive("", nil)); !errors.Is(err, replication.ErrNoSpace) {
+		t.Errorf("a new file: %v", err)
+	}
+	treetest.Write(t, filepath.Join(root, "f"), []byte("x"))
+	if err := room(g, none, target, target.DeltaFrom(none), roots, loadLive("", nil)); err != nil {
+		t.Errorf("a new volume with something in it: %v", err)
+	}
+}
+
+// TestRoomWithoutAnIndex: after a crash nobody knows which live files are what they were. What differs counts, as if all were.
+func TestRoomWithoutAnIndex(t *testing.T) {
+	mnt := treetest.Mount(t, "xfs")
+	of := func(seq uint64, last byte) *replication.Manifest {
+		var cs []replication.Chunk
+		for i := range int64(64) {
+			cs = append(cs, replication.Chunk{Offset: i << 20, Length: 1 << 20, Hash: replication.Hash{byte(i)}})
+		}
+		cs[63].Hash[1] = last
+		m := &replication.Manifest{ID: replication.ID{Term: 1, Seq: seq}, Volumes: []replication.Volume{{Name: "v", Entries: replication.NewEntries()}}}
+		m.Volumes[0].Entries.Set(&replication.Entry{Path: "f", Type: replication.TypeFile, Size: 64 << 20, Chunks: cs})
+		return m
+	}
+	from, to := of(1, 0), of(2, 1)
+	root := filepath.Join(mnt, "v")
+	treetest.Must(t, os.Mkdir(root, 0o755))
+	defer filler(t, mnt, 16<<20)()
+	g := storeAt{dir: t.TempDir()}
+	lost, changed := loadLive("", nil), loadLive("", nil)
+	changed.volume("v").Set(&tree.Node{Path: "another"})
+	if err := room(g, from, to, to.DeltaFrom(from), map[string]string{"v": root}, lost); err != nil {
+		t.Errorf("no index: %v", err)
+	}
+	if err := room(g, from, to, to.DeltaFrom(from), map[string]string{"v": root}, changed); !errors.Is(err, replication.ErrNoSpace) {
+		t.Errorf("an index that does not have the file: %v", err)
 	}
 }
