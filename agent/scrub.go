@@ -32,6 +32,7 @@ type scrubber struct {
 	log    *slog.Logger
 	now    chan struct{} // ask for a round
 	done   chan struct{} // nil: not started
+	look   time.Duration // between two looks whether a round is due
 
 	mu     sync.Mutex // guards what follows
 	asked  bool       // the round under way, or the next, is an operator's
@@ -51,7 +52,7 @@ type scrubbed interface {
 }
 
 func newScrubber(s scrubbed, e *engine.Engine, every time.Duration, rate int64, busy func() bool, log *slog.Logger) *scrubber {
-	return &scrubber{s: s, engine: e, every: every, rate: rate, busy: busy, log: log, now: make(chan struct{}, 1), ended: e.LastScrub().Ended}
+	return &scrubber{s: s, engine: e, every: every, rate: rate, busy: busy, log: log, now: make(chan struct{}, 1), look: scrubLook, ended: e.LastScrub().Ended}
 }
 
 // last is when everything was verified last, Unix ns; 0: never, as far as is known.
@@ -87,7 +88,7 @@ func (c *scrubber) run(ctx context.Context) {
 			return
 		case <-c.now:
 			c.round(ctx)
-		case <-time.After(scrubLook):
+		case <-time.After(c.look):
 			if c.busy() {
 				continue
 			}

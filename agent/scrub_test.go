@@ -30,7 +30,7 @@ func (n *notes) Scrubbed(format string, args ...any) {
 }
 
 // scrubRig is a scrubber of a store with some packs.
-func scrubRig(t *testing.T, rate int64) (c *scrubber, busy *atomic.Bool, stop func()) {
+func scrubRig(t *testing.T, rate int64, set ...func(*scrubber)) (c *scrubber, busy *atomic.Bool, stop func()) {
 	t.Helper()
 	s := newShelf(t)
 	for i := range 5 {
@@ -39,6 +39,9 @@ func scrubRig(t *testing.T, rate int64) (c *scrubber, busy *atomic.Bool, stop fu
 	}
 	busy = &atomic.Bool{}
 	c = newScrubber(&notes{tree: s.tree}, s.engine, 0, rate, busy.Load, s.Logger)
+	for _, change := range set {
+		change(c)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.start(ctx)
 	stop = sync.OnceFunc(func() { cancel(); c.wait() })
@@ -82,5 +85,48 @@ func TestAskedScrubReplacesASlowOne(t *testing.T) {
 	stop()
 	if st := c.status(); st.Running || st.Error != "" {
 		t.Errorf("after the end: %+v", st)
+	}
+}
+
+// TestScrubOfItsOwnAccord: when it is due, and not while the node has something better to do.
+func TestScrubOfItsOwnAccord(t *testing.T) {
+	var looks atomic.Int64
+	var better atomic.Bool
+	better.Store(true)
+	c, _, stop := scrubRig(t, 0, func(c *scrubber) {
+		c.every, c.look = time.Hour, time.Millisecond
+		c.busy = func() bool { looks.Add(1); return better.Load() }
+	})
+	for looks.Load() < 20 {
+		time.Sleep(time.Millisecond)
+	}
+	if st := c.status(); st.Running || st.Packs > 0 {
+		t.Errorf("during a takeover: %+v", st)
+	}
+	better.Store(false)
+	await(t, c, "done", func(st api.ScrubStatus) bool { return !st.Running && st.Packs == 5 && !st.Ended.IsZero() })
+	stop()
+	if c.due() {
+		t.Error("due just after one")
+	}
+	if c.every = time.Nanosecond; !c.due() {
+		t.Error("not due when its time is over")
+	}
+	if c.every = 0; c.due() {
+		t.Error("due although it is only to be when asked")
+	}
+}
+
+// TestScrubKeepsItsRate: a slow machine takes longer, none is faster.
+func TestScrubKeepsItsRate(t *testing.T) {
+	c := &scrubber{rate: 1 << 20, busy: func() bool { return false }}
+	pace, began := c.pace(t.Context(), false), time.Now()
+	for range 16 {
+		if err := pace(16 << 10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(began); took < 230*time.Millisecond { // 250, but for what is not worth a sleep yet
+		t.Errorf("256 KiB at 1 MiB/s took %s", took)
 	}
 }

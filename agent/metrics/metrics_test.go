@@ -27,7 +27,7 @@ func node() Node {
 			Generations: 30, Kept: 1 << 20, Sealed: 4, Read: 4096, Freezes: 7, Frozen: 140 * time.Millisecond,
 			Findings: map[bool]int64{true: 2, false: 1},
 			Copies:   []Copy{{Node: "n2", Age: 2 * time.Second, Generations: 4, Bytes: 9000}, {Node: "n3", Age: -1}},
-		}},
+		}, {ServiceStatus: api.ServiceStatus{Service: "wiki", Role: api.RoleActive, Space: api.SpaceFull}}},
 	}
 }
 
@@ -53,6 +53,7 @@ func TestText(t *testing.T) {
 		`understudy_sockets{service="registry"} 5`,
 		`understudy_history_thinned{service="registry"} 1`,
 		`understudy_store_full{service="registry"} 0`,
+		`understudy_store_full{service="wiki"} 1`,
 		`understudy_scrub_findings_total{mended="false",service="registry"} 1`,
 		`understudy_scrub_findings_total{mended="true",service="registry"} 2`,
 		`understudy_kept_bytes{service="registry"} 1.048576e+06`,

@@ -81,8 +81,8 @@ func TestFreezesCount(t *testing.T) {
 			t.Errorf("%s: %s counted, it was %s to %s", step.name, d, f.took, most)
 		}
 	}
-	// Of the four, the longest is the hour, and of the others the one that took too long was at least limit.
-	if p50, p99, most := s.Freezes(); p50 < limit || p50 >= time.Hour || p99 != time.Hour || most != time.Hour {
+	// Of the four, the longest is the hour, and of the others the one that took too long was about limit.
+	if p50, p99, most := s.Freezes(); p50 < limit/2 || p50 >= time.Hour || p99 != time.Hour || most != time.Hour {
 		t.Errorf("median %s, 99%% %s, longest %s", p50, p99, most)
 	}
 }

@@ -53,7 +53,7 @@ func TestManyPacksAtOnce(t *testing.T) {
 				if head, err := d.s.Head(); err != nil || head != got.Peer.Head {
 					t.Fatalf("the peer is at %s, %v", head, err)
 				}
-				if opened.Swap(0) == 0 {
+				if opened.Swap(0) == 0 && (seq == 0 || sessions != "2") { // of two, the one before may not be over to sshd
 					t.Errorf("generation %s went through one session", got.Peer.Head)
 				}
 			}

@@ -183,8 +183,11 @@ func anywhere(t *testing.T, flip func(*rand.Rand) byte) {
 			part := sent / parts
 			for i := range int64(parts - 1) {
 				f := fault{receiver: receiver, messages: never, bytes: i*part + r.Int64N(part), flip: flip(r)}
-				if !p.broken(f) {
-					t.Errorf("a cycle did not come to byte %d", f.bytes)
+				for try := 1; !p.broken(f); try++ { // how much a cycle is varies a little
+					if try == 3 {
+						t.Errorf("three cycles did not come to byte %d", f.bytes)
+						break
+					}
 				}
 				if t.Failed() {
 					t.Fatalf("%+v", f)
