@@ -32,7 +32,7 @@ func (s *Service) consistently(q *replication.SealRequest, spec api.Spec) {
 
 // beforeCapture asks the application to make its data ready. One capture does so at a time.
 func (s *Service) beforeCapture(ctx context.Context, spec api.Spec) (resume func() error, err error) {
-	if len(s.snapshot().Quiesced) > 0 && !s.neverQuiesced() {
+	if len(s.snapshot().Quiesced) > 0 && !s.bothFailed() {
 		return nil, api.Errorf(api.KindGeneric, "understudy status says why it fails; consistency=frozen captures without it",
 			"service %s: nothing is captured while after-capture has not succeeded since the last capture", s.name)
 	}
@@ -106,8 +106,8 @@ type failedHook struct {
 	last    error
 }
 
-// neverQuiesced: after-capture is owed, but before-capture had failed.
-func (s *Service) neverQuiesced() bool {
+// bothFailed: after-capture is owed, of a capture whose before-capture had failed, too. What that left is not known.
+func (s *Service) bothFailed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.failed.both
