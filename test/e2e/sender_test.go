@@ -21,7 +21,9 @@ import (
 func testStaleSender(t *testing.T, c *cluster) {
 	active, standby := c.roles(t)
 	c.sameLedger(t)
-	before := c.mustService(t, standby)
+	_, err := c.Agent(active).Replicate(limited(t, time.Minute), stack.Service)
+	must(t, err)
+	before := c.level(t)
 	head, err := replication.ParseID(before.Committed)
 	must(t, err)
 	stale := forge(t, active, head, func(m *replication.Manifest) {

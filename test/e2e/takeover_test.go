@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -113,6 +114,30 @@ func (c *cluster) sameLedger(t *testing.T) {
 	eventually(t, 30*time.Second, "the replica to be the active's data", func() error {
 		return sameFile(volumeFile(active, "ledger-data", "ledger"), volumeFile(standby, "ledger-data", "ledger"))
 	})
+}
+
+// level waits until the standby has applied all that the active captured: nothing is
+// under way that would move the replica by itself. The first generation of a term can
+// come after the cluster is at rest.
+func (c *cluster) level(t *testing.T) api.ServiceStatus {
+	t.Helper()
+	active, standby := c.roles(t)
+	var has api.ServiceStatus
+	eventually(t, 30*time.Second, "the standby to be where the active is", func() error {
+		at, err := c.service(active)
+		if err != nil {
+			return err
+		}
+		if has, err = c.service(standby); err != nil {
+			return err
+		}
+		if has.Applied != at.Committed || has.Committed != at.Committed || has.Term != at.Term {
+			return fmt.Errorf("%s is at %s of term %d, %s committed %s and applied %s of term %d",
+				active.Name(), at.Committed, at.Term, standby.Name(), has.Committed, has.Applied, has.Term)
+		}
+		return nil
+	})
+	return has
 }
 
 // testPowerLoss: both nodes lose power at once and come back. The former active's
