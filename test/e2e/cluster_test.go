@@ -67,6 +67,7 @@ type cluster struct {
 	*stack.Stack
 	http *http.Client // on the client machine
 	next atomic.Int64 // number to write next
+	told atomic.Bool  // the nodes' logs of a failure were printed
 }
 
 // upCluster makes a lab, of two nodes unless they are named, and the service; both go with the test.
@@ -119,7 +120,11 @@ func (c *cluster) keepLogs(t *testing.T) {
 		defer cancel()
 		err := errors.Join(os.RemoveAll(dir), c.CollectLogs(ctx, dir))
 		t.Logf("the nodes' logs are in %s (%v)", dir, err)
-		// Where only this output is kept, it has to be enough.
+		// Where only the end of this output is kept, it has to be enough: the step that
+		// failed tells, and the test as a whole does not bury that.
+		if c.told.Swap(true) {
+			return
+		}
 		for _, n := range c.Nodes() {
 			for _, name := range []string{"understudy-log.txt", "crm_mon.txt", "journal.txt"} {
 				b, _ := os.ReadFile(filepath.Join(dir, n.Name(), name))
