@@ -113,6 +113,23 @@ func Remove(path string, hook Hook) error {
 	return SyncDir(filepath.Dir(path))
 }
 
+// RemoveAll is Remove of files of one directory, durable when all are gone: killed before, any of
+// them may be left.
+func RemoveAll(paths []string, hook Hook) error {
+	for _, path := range paths {
+		if err := hook.At("remove " + filepath.Base(path)); err != nil {
+			return err
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if len(paths) == 0 {
+		return nil
+	}
+	return SyncDir(filepath.Dir(paths[0]))
+}
+
 // SyncDir makes the entries of a directory durable.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)

@@ -47,7 +47,7 @@ func (e *Engine) Prune() error {
 	policy.Applied = e.liveAt()
 	out, err := e.store.Prune(policy)
 	took := time.Since(began)
-	e.log.Debug("pruned", "generations", len(out.Generations), "packs", out.Packs, "bytes", out.Bytes, "took", took, "free", room.Free)
+	e.log.Debug("pruned", "generations", len(out.Generations), "packs", out.Packs, "repacked", out.Repacked, "bytes", out.Bytes, "took", took, "free", room.Free)
 	every := pruneEvery
 	if policy.Short {
 		every = pruneShort

@@ -63,7 +63,10 @@ func (s *Store) Get(h replication.Hash) ([]byte, error) {
 			data, err = s.getFrom(w, readStored)
 		}
 		if errors.Is(err, fs.ErrNotExist) && try == 0 {
-			s.index.forget() // swept by the other process; another pack may have it
+			// Swept, or written anew with others: another pack may have it.
+			if err := s.index.look(); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		return data, err
@@ -98,7 +101,7 @@ func (x *chunkIndex) known(h replication.Hash) (where, bool, error) {
 }
 
 func readStored(w where) ([]byte, error) {
-	f, err := os.Open(w.pack.path)
+	f, err := os.Open(w.pack.path())
 	if err != nil {
 		return nil, err
 	}

@@ -153,7 +153,7 @@ func (s *Store) noteUnsure() error {
 
 // salvage makes a new pack of the chunks that are whole.
 func (s *Store) salvage(h replication.Hash) (sealed []PackFile, saved, lost int, err error) {
-	p, err := openPack(s.path("packs", packName(h)), h)
+	p, err := openPack(s.path("packs"), h)
 	if err != nil {
 		return nil, 0, -1, nil //nolint:nilerr // that the index cannot be read is the answer
 	}

@@ -20,10 +20,13 @@ const packSuffix = ".pack"
 // pack is a verified pack of the store.
 type pack struct {
 	hash   replication.Hash
-	path   string
+	dir    string
 	size   int64
 	chunks []packChunk // empty when its index cannot be read
+	look   uint64      // of the index, that saw it last
 }
+
+func (p *pack) path() string { return filepath.Join(p.dir, packName(p.hash)) }
 
 // chunkIndex knows the packs directory. Another process may add or sweep
 // packs, so it looks again whenever the directory's mtime says so.
@@ -37,6 +40,7 @@ type chunkIndex struct {
 	mtime  time.Time // of the directory at the last scan
 	at     time.Time // of the last scan
 	looked time.Time // when has looked last
+	looks  uint64    // at the directory, so far
 	losses uint64    // how often packs went, or could not be read
 }
 
@@ -54,35 +58,39 @@ func (x *chunkIndex) refreshLocked() error {
 		return nil
 	}
 	now := time.Now()
-	entries, err := os.ReadDir(x.dir)
+	d, err := os.Open(x.dir)
 	if err != nil {
+		return err
+	}
+	names, err := d.Readdirnames(-1)
+	if err := errors.Join(err, d.Close()); err != nil {
 		return err
 	}
 	if x.packs == nil {
 		x.packs, x.chunks = map[replication.Hash]*pack{}, newChunkTable()
 	}
-	present := make(map[replication.Hash]struct{}, len(entries))
-	for _, e := range entries {
-		h, err := parsePackName(e.Name())
+	x.looks++
+	for _, name := range names {
+		h, err := parsePackName(name)
 		if err != nil {
 			continue
 		}
-		present[h] = struct{}{}
-		if _, ok := x.packs[h]; ok {
+		if p, ok := x.packs[h]; ok {
+			p.look = x.looks
 			continue
 		}
-		p, err := openPack(filepath.Join(x.dir, e.Name()), h)
+		p, err := openPack(x.dir, h)
 		if errors.Is(err, fs.ErrNotExist) {
-			delete(present, h)
 			continue
 		}
 		if err != nil { // its chunks count as missing and will be sent again
 			x.losses++
-			x.log.Error("a pack of the store cannot be read; its content counts as missing", "pack", e.Name(), "error", err)
+			x.log.Error("a pack of the store cannot be read; its content counts as missing", "pack", name, "error", err)
 		}
+		p.look = x.looks
 		x.addLocked(p)
 	}
-	x.dropLocked(present)
+	x.dropLocked()
 	x.mtime, x.at = fi.ModTime(), now
 	return nil
 }
@@ -92,12 +100,12 @@ func (x *chunkIndex) addLocked(p *pack) {
 	x.chunks.add(p)
 }
 
-// dropLocked forgets packs that are gone. A chunk may be in several packs, so
+// dropLocked forgets packs that the last look did not see. A chunk may be in several packs, so
 // the map is made anew.
-func (x *chunkIndex) dropLocked(present map[replication.Hash]struct{}) {
+func (x *chunkIndex) dropLocked() {
 	gone := false
-	for h := range x.packs {
-		if _, ok := present[h]; !ok {
+	for h, p := range x.packs {
+		if p.look != x.looks {
 			delete(x.packs, h)
 			gone = true
 		}
@@ -200,9 +208,9 @@ func parsePackName(name string) (replication.Hash, error) {
 }
 
 // openPack reads a pack's index. With an error it still gives a pack, without chunks.
-func openPack(path string, h replication.Hash) (*pack, error) {
-	p := &pack{hash: h, path: path}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+func openPack(dir string, h replication.Hash) (*pack, error) {
+	p := &pack{hash: h, dir: dir}
+	f, err := os.OpenFile(p.path(), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return p, err
 	}

@@ -46,7 +46,7 @@ func (o *openPacks) open(p *pack) (*os.File, error) {
 	if o.closed { // nobody would close it
 		return nil, os.ErrClosed
 	}
-	f, err := os.Open(p.path)
+	f, err := os.Open(p.path())
 	if err != nil {
 		return nil, err
 	}

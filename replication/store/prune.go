@@ -23,12 +23,14 @@ type Pruned struct {
 	Generations []replication.ID
 	Packs       int
 	Bytes       int64 // of packs and manifests
+	Repacked    int   // packs whose content was written anew, together with that of others
 }
 
 // Prune applies the policy, removes unreferenced packs older than the grace
 // period, and sweeps incoming files older than a day. Manifests go before the
 // packs that only they name, so a kill in between leaves packs too many, never
-// too few. Commits wait only while it removes, not while it thinks. While a
+// too few. What is in many small packs, or in packs that are mostly not needed any more, it writes
+// anew in few. Commits wait only while it removes, not while it thinks. While a
 // scrub looks for what is lost, it does nothing: a hand-over may be waiting for the caller.
 func (s *Store) Prune(p Policy) (out Pruned, err error) {
 	err = s.tryLockedAs("prune.lock", func() error {
@@ -39,7 +41,15 @@ func (s *Store) Prune(p Policy) (out Pruned, err error) {
 		if err != nil {
 			return err
 		}
-		return s.locked(func() error { return s.carryOutLocked(pl, &out) })
+		done := false
+		err = s.locked(func() error {
+			done, err = s.carryOutLocked(pl, &out)
+			return err
+		})
+		if err != nil || !done {
+			return err
+		}
+		return s.repack(pl, &out)
 	})
 	if errors.Is(err, errLocked) {
 		return out, nil
@@ -68,25 +78,26 @@ func (s *Store) PlanPrune(p Policy) (out Pruned, err error) {
 	return out, err
 }
 
-func (s *Store) carryOutLocked(pl *plan, out *Pruned) error {
+// carryOutLocked does what is planned, unless that is not true any more.
+func (s *Store) carryOutLocked(pl *plan, out *Pruned) (done bool, err error) {
 	if ok, err := s.stillTrueLocked(pl); err != nil || !ok {
-		return err
+		return false, err
 	}
 	if err := s.pruneGenerationsLocked(pl, out); err != nil {
-		return err
+		return false, err
 	}
 	if err := s.compactTimesLocked(pl.stamps()); err != nil {
-		return err
+		return false, err
 	}
 	// What was committed or archived since the plan was made.
 	if err := s.reference(pl.refs, pl.seen, nil); err != nil {
-		return err
+		return false, err
 	}
 	idle, err := s.idlePacks(pl.refs)
 	if err != nil {
-		return err
+		return false, err
 	}
-	return s.prunePacksLocked(pl, idle, out)
+	return true, s.prunePacksLocked(pl, idle, out)
 }
 
 func (s *Store) pruneGenerationsLocked(pl *plan, out *Pruned) error {
@@ -165,26 +176,55 @@ func (p *plan) inHaste(of *pack) bool {
 }
 
 func (s *Store) prunePacksLocked(pl *plan, idle []*pack, out *Pruned) error {
-	defer s.reading.forget() // or what goes keeps its room
+	var gone []*pack
 	for _, p := range idle {
-		fi, err := os.Stat(p.path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		made, err := s.madeAt(p)
 		if err != nil {
 			return err
 		}
-		// One from the future was made before the clock was set back.
-		if age := s.o.Now().Sub(fi.ModTime()); age > -time.Minute && age <= s.o.PackGrace && !pl.inHaste(p) {
-			continue
+		if !s.young(made) || pl.inHaste(p) {
+			gone = append(gone, p)
 		}
-		if err := durable.Remove(p.path, s.o.Hook); err != nil {
-			return err
-		}
-		out.Packs++
-		out.Bytes += p.size
 	}
-	return nil
+	err := s.removePacksLocked(gone)
+	if err == nil {
+		for _, p := range gone {
+			out.Packs++
+			out.Bytes += p.size
+		}
+	}
+	return err
+}
+
+// madeAt is when a pack was made or came, by this node's clock; long ago for one that is gone.
+func (s *Store) madeAt(p *pack) (time.Time, error) {
+	fi, err := os.Stat(p.path())
+	if errors.Is(err, fs.ErrNotExist) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return fi.ModTime(), nil
+}
+
+// young: within the grace period. What is from the future was made before the clock was set back.
+func (s *Store) young(made time.Time) bool {
+	age := s.o.Now().Sub(made)
+	return age > -time.Minute && age <= s.o.PackGrace
+}
+
+// removePacksLocked removes packs, durably once all are gone: a power cut may bring some back.
+func (s *Store) removePacksLocked(packs []*pack) error {
+	if len(packs) == 0 {
+		return nil
+	}
+	paths := make([]string, len(packs))
+	for i, p := range packs {
+		paths[i] = p.path()
+	}
+	defer s.reading.forget() // or what goes keeps its room
+	return durable.RemoveAll(paths, s.o.Hook)
 }
 
 // sweepIncoming removes what senders began and did not finish within a day.

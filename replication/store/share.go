@@ -65,9 +65,9 @@ func (s *Store) Share(h replication.Hash, skip, length int64, f *os.File, at int
 	if err != nil || length == 0 {
 		return 0, err
 	}
-	pack, err := os.Open(w.pack.path)
+	pack, err := os.Open(w.pack.path())
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil // swept by the other process
+		return 0, nil // swept, or written anew with others
 	}
 	if err != nil {
 		return 0, err

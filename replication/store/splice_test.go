@@ -197,7 +197,7 @@ func TestASpliceOfWhatWasLost(t *testing.T) {
 	}
 	for _, p := range all {
 		if len(p.chunks) > 1 {
-			if err := os.Remove(p.path); err != nil {
+			if err := os.Remove(p.path()); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -36,6 +36,7 @@ type Options struct {
 	PackGrace time.Duration                             // an unreferenced pack younger than this is not swept; 0: an hour
 	Apart     bool                                      // blocks are never shared with live trees: see share.go; to measure what that saves
 	PackSize  int64                                     // a PackWriter begins a new pack beyond this, bytes; 0: 64 MiB
+	ManySmall int                                       // so many small packs are written anew together; 0: 256
 	LeastFree int64                                     // of its file system, bytes: below it nothing is sealed; 0: LeastFree, negative: none
 	Spare     int64                                     // and below this, history gives way; 0: a twentieth of the file system, at most 1 GiB
 }
@@ -55,6 +56,9 @@ func (o *Options) defaults() {
 	}
 	if o.LeastFree == 0 {
 		o.LeastFree = LeastFree
+	}
+	if o.ManySmall == 0 {
+		o.ManySmall = 256
 	}
 	if o.PackSize == 0 {
 		o.PackSize = 64 << 20
