@@ -27,12 +27,13 @@ type work struct {
 	full  shape
 	small shape
 	grows string // what its size counts, where the cost at a tenth and a hundredth is of interest
+	dear  bool   // that is measured at the full scale only: the small one has no time for it
 	run   func(ctx context.Context, s *site, sh shape) (*row, error)
 }
 
 // shape is how large a work is, and how often it is done.
 type shape struct {
-	size  int64 // files or bytes
+	size  int64 // files or bytes, or what grows says
 	pairs int
 	part  bool // of the work's size: a point of its growth, nothing else is looked at
 	once  bool // on the first file system only: it hangs little on that, and there is no time for both
@@ -177,8 +178,8 @@ func (s *site) do(ctx context.Context, w work) error {
 	s.working = w.id
 	sizes := []int64{sh.size}
 	// The small scale has the time for it on one file system.
-	if w.grows != "" && s.bench.grow && (s.bench.scale == scaleFull || s.fs == s.bench.fs[0]) {
-		sizes = []int64{max(1, sh.size/100), max(1, sh.size/10), sh.size}
+	if w.grows != "" && s.bench.grow && (s.bench.scale == scaleFull || s.fs == s.bench.fs[0] && !w.dear) {
+		sizes = slices.Compact([]int64{max(1, sh.size/100), max(1, sh.size/10), sh.size})
 	}
 	for _, size := range sizes {
 		s.say("%s on %s: %s", w.id, s.fs, sizeText(w, size))
@@ -214,8 +215,10 @@ func sizeText(w work, size int64) string {
 		return fmt.Sprintf("%d files", size)
 	case "bytes":
 		return fmt.Sprintf("%.4g MiB", float64(size)/(1<<20))
+	case "":
+		return w.what
 	}
-	return w.what
+	return fmt.Sprintf("%s %d", w.grows, size)
 }
 
 // inTurns does ours and theirs so many times, one after the other.

@@ -19,7 +19,7 @@ import (
 type point struct {
 	Work   string `json:"work"`
 	FS     string `json:"fs"`
-	Counts string `json:"counts"` // what size is of: files or bytes
+	Counts string `json:"counts"` // what size is of: files, bytes, or a scale factor
 	Size   int64  `json:"size"`
 	figure
 }

@@ -23,6 +23,9 @@ type service struct {
 	fill     func(ctx context.Context, dir string) error // makes the volume's first content on n1; may be nil
 }
 
+// sized names a service that is another one at each size.
+func sized(name string, sh shape) string { return fmt.Sprintf("%s-%d", name, sh.size) }
+
 func (v service) volume() string { return v.name + "-data" }
 
 // dir is where the volume's tree is, on both nodes.

@@ -15,15 +15,16 @@ import (
 func init() {
 	register(work{
 		id: "freeze", what: "how long a container stands still while 100 MB that changed in 1,000 files are captured, seen from inside of it",
-		on: both, full: shape{size: 1000, pairs: 30}, small: shape{size: 1000, pairs: 5}, run: freeze,
+		on: both, full: shape{size: 1000, pairs: 30}, small: shape{size: 1000, pairs: 5}, grows: "files", run: freeze,
 	})
 }
 
 // freeze counts what the container's own clock missed. The rival is Podman's pause
-// and unpause of a container of the same kind, one right after the other.
+// and unpause of a container of the same kind, one right after the other. Each file has
+// so many bytes that a thousand have 100 MB.
 func freeze(ctx context.Context, s *site, sh shape) (*row, error) {
 	files := fmt.Sprint(2 * sh.size)
-	v := service{name: "still", args: "tick -to /gaps", interval: "1h"}
+	v := service{name: sized("still", sh), args: "tick -to /gaps", interval: "1h"}
 	v.fill = func(ctx context.Context, dir string) error {
 		return s.tool(ctx, s.n1, nil, "files", "-dir", dir, "-to", files, "-seed", s.seed())
 	}
@@ -36,7 +37,7 @@ func freeze(ctx context.Context, s *site, sh shape) (*row, error) {
 	}
 	defer func() { _, _ = s.n1.Exec(context.WithoutCancel(ctx), "podman", "rm", "-f", "-t", "0", rival) }()
 	// All files once at their size, so that each round changes as much as the next.
-	size := fmt.Sprint(100_000_000 / sh.size)
+	size := fmt.Sprint(100_000_000 / 1000)
 	if err := s.tool(ctx, s.n1, nil, "change", "-dir", v.dir(), "-of", files, "-count", files, "-bytes", size, "-seed", s.seed()); err != nil {
 		return nil, err
 	}

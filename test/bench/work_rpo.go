@@ -19,7 +19,7 @@ import (
 func init() {
 	register(work{
 		id: "rpo-cuts", what: "a service that writes 10 MB/s into its volume loses power: age of what the survivor goes on with", on: both,
-		full: shape{size: 2 << 30, pairs: 10}, small: shape{size: 128 << 20, pairs: 2, once: true}, run: powerCuts,
+		full: shape{size: 2 << 30, pairs: 10}, small: shape{size: 128 << 20, pairs: 2, once: true}, grows: "bytes", dear: true, run: powerCuts,
 	})
 }
 

@@ -14,7 +14,7 @@ import (
 func init() {
 	register(work{
 		id: "thin-image", what: "a new image, which is a small layer on a large one that the standby has", on: both,
-		full: shape{size: 500 << 20, pairs: 3}, small: shape{size: 64 << 20, pairs: 2, once: true}, run: thinImage,
+		full: shape{size: 500 << 20, pairs: 3}, small: shape{size: 64 << 20, pairs: 2, once: true}, grows: "bytes", dear: true, run: thinImage,
 	})
 }
 
@@ -32,7 +32,7 @@ rm -rf %[1]s/image/base`, place, tool, sh.size, s.seed())
 	if _, err := s.n1.Shell(ctx, base); err != nil {
 		return nil, err
 	}
-	v := service{name: "thin", image: "localhost/base:1", args: "idle", interval: "1s"}
+	v := service{name: sized("thin", sh), image: "localhost/base:1", args: "idle", interval: "1s"}
 	if err := s.serve(ctx, v); err != nil {
 		return nil, err
 	}
