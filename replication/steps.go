@@ -33,14 +33,18 @@ func Steps() []Step {
 			"look", "read *", "freeze", "set aside *", "thaw", "hash *",
 			"sync pack", "rename *.pack", "syncdir *.pack",
 		}, written("*.manifest"), []string{"append times"}, written("head"), []string{
-			"state of *", "missing chunks of *", "pack *", "hand in *.pack", "commit *", "hand in *.manifest",
+			"state of *", "missing chunks of *", "pack *", "hand in *.pack", "commit *", "hand in *.manifest", "image *", "hand in *.image",
 		}),
 		of(Receiver, []string{
 			"read */state", "open */want", "read */want",
 			"open *.pack", "append *.pack", "close *.pack", "accept *.pack",
 			"sync pack", "rename *.pack", "syncdir *.pack", "answer *.pack",
 			"open *.manifest", "append *.manifest", "close *.manifest", "accept *.manifest",
-		}, written("term"), written("*.manifest"), []string{"append times"}, written("head"), []string{"consume *.manifest", "answer *.manifest"}),
+		}, written("term"), written("*.manifest"), []string{"append times"}, written("head"), []string{
+			"consume *.manifest", "answer *.manifest",
+			"open *.image", "append *.image", "close *.image", "accept *.image",
+			"sync *.image", "rename *.image", "syncdir *.image", "answer *.image",
+		}),
 		of(Applier, written("apply.json"), []string{
 			"remove *", "make *", "fill *", "rename *", "patch *", "mkdir *", "meta *", "mtime *", "syncfs *",
 		}, written("applied"), []string{"remove apply.json"}),

@@ -217,7 +217,7 @@ func (s *session) accept(from, to string) error {
 	case kindManifest:
 		err = sv.CommitEncoded(path, n.id)
 	default:
-		err = acceptImage(path, filepath.Join(sv.Dir(), dirImages), n)
+		err = acceptImage(path, filepath.Join(sv.Dir(), dirImages), n, s.o.Hook)
 	}
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ import (
 // acceptImage verifies an image archive as a whole and moves it into dir, where
 // the agent finds it, loads it and removes it. What is in the archive is for
 // package image and Podman to judge.
-func acceptImage(path, dir string, n node) error {
+func acceptImage(path, dir string, n node, hook durable.Hook) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -32,13 +32,16 @@ func acceptImage(path, dir string, n node) error {
 	if got != n.hash {
 		return fmt.Errorf("%w: the image archive is %s, not %s", replication.ErrBadHash, got, n.hash)
 	}
+	if err := hook.At("sync " + n.base); err != nil {
+		return err
+	}
 	if err := f.Sync(); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o770); err != nil {
 		return err
 	}
-	err = durable.RenameNoReplace(path, filepath.Join(dir, n.base), nil)
+	err = durable.RenameNoReplace(path, filepath.Join(dir, n.base), hook)
 	if errors.Is(err, fs.ErrExist) {
 		return os.Remove(path) // the same bytes are there: somebody sent them before
 	}

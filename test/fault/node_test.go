@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/zeebo/blake3"
+
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/durable"
 	"github.com/understudy-ha/understudy/replication/engine"
@@ -65,7 +67,46 @@ func ship(e *engine.Engine, o wire.ClientOptions) (wire.Report, error) {
 		return wire.Report{}, err
 	}
 	defer c.Close()
-	return wire.NewShipper(wire.ShipperOptions{Source: e.Store()}).Ship(context.Background(), c)
+	r, err := wire.NewShipper(wire.ShipperOptions{Source: e.Store()}).Ship(context.Background(), c)
+	if err == nil {
+		err = sendImage(e, c)
+	}
+	return r, err
+}
+
+// sendImage sends what stands for an image archive: nobody here looks into it. Each generation
+// has another.
+func sendImage(e *engine.Engine, c *wire.Client) error {
+	head, err := e.Head()
+	if err != nil {
+		return err
+	}
+	b := imageOf(head)
+	path := filepath.Join(e.Store().IncomingDir(), "exported")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		return err
+	}
+	return errors.Join(c.PutImage(context.Background(), svc, wire.File{Path: path, Hash: blake3.Sum256(b), Size: int64(len(b))}, nil), os.Remove(path))
+}
+
+func imageOf(id replication.ID) []byte { return noise(int(id.Term<<12+id.Seq), 20<<10) }
+
+// images are whole, as many as there are; and away with them, as with those that an agent has loaded.
+func (n *node) images(t testing.TB) (got []replication.Hash) {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(n.root(), "services", svc, "images", "*"))
+	must(t, err)
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		must(t, err)
+		sum := replication.Hash(blake3.Sum256(b))
+		if filepath.Base(path) != sum.String()+".image" {
+			t.Fatalf("%s has %d bytes that are %s", path, len(b), sum)
+		}
+		got = append(got, sum)
+		must(t, os.Remove(path))
+	}
+	return got
 }
 
 // serving are the options of the node's `receive`.

@@ -3,9 +3,12 @@ package fault
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/zeebo/blake3"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/engine"
@@ -60,6 +63,9 @@ func (p *pair) round() int64 {
 		}
 		return e.Prune() // a history that grows makes each cycle of the test slower
 	}))
+	if sent := replication.Hash(blake3.Sum256(imageOf(p.n1.head(p.t)))); !slices.Contains(p.n2.images(p.t), sent) {
+		p.t.Fatalf("the image archive %s did not arrive", sent)
+	}
 	must(p.t, p.n2.withEngine(nil, func(e *engine.Engine) error {
 		if err := p.n2.apply(e); err != nil || p.cycle%8 != 0 {
 			return err
@@ -102,6 +108,7 @@ func (p *pair) check() {
 	if p.cgroup != "" {
 		thawed(p.t, p.cgroup)
 	}
+	p.n2.images(p.t)
 	ours := p.n1.head(p.t)
 	must(p.t, p.n2.withEngine(nil, func(e *engine.Engine) error {
 		theirs, err := e.Head()
