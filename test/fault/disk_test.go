@@ -61,7 +61,7 @@ func (d *disk) fill(t testing.TB, leave int64) {
 	defer f.Close()
 	flush(t, d.dir) // what is written has its place
 	at := int64(0)
-	for step := d.free(t) - leave; step >= 1<<20; step = min(step, d.free(t)-leave) {
+	for step := d.free(t) - leave; step >= 4<<10; step = min(step, d.free(t)-leave) {
 		switch err := unix.Fallocate(int(f.Fd()), 0, at, step); {
 		case errors.Is(err, unix.ENOSPC):
 			step /= 2

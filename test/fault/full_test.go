@@ -197,3 +197,54 @@ func TestDiskFullWhereBlocksAreShared(t *testing.T) {
 		})
 	}
 }
+
+// TestActivesDiskFullWhereBlocksAreShared has the active's disk filled up by its own service, before a capture:
+// with less room than that needs it is dropped, with nothing left behind of clones and packs, and nothing left frozen.
+func TestActivesDiskFullWhereBlocksAreShared(t *testing.T) {
+	for _, kind := range []string{"xfs", "btrfs"} {
+		t.Run(kind, func(t *testing.T) {
+			d := newDisk(t, kind)
+			p := newPair(t, newNode(t, filepath.Join(d.dir, "n1")), newNode(t, filepath.Join(t.TempDir(), "n2")), plant)
+			p.contain()
+			const size = 16 << 20
+			for _, what := range []struct {
+				name    string
+				content func() []byte
+			}{
+				{"noise, which a pack has in common with the file", func() []byte { return noise(p.cycle, size) }},
+				{"text, of which a pack has its own", func() []byte { return bytes.Repeat(noise(p.cycle, 4096), size/4096) }},
+			} {
+				for _, leave := range []int64{0, 64 << 10, 1 << 20, 4 << 20, 4 * size} {
+					p.cycle++
+					write(t, filepath.Join(p.n1.tree(), "new"), what.content())
+					want, before := list(t, p.n1.tree()), p.n1.head(t)
+					d.fill(t, leave)
+					err := p.n1.withEngine(nil, func(e *engine.Engine) error {
+						if _, err := p.n1.seal(e, p.term, p.freezer); err != nil {
+							return err
+						}
+						_, err := ship(e, p.sshd.client)
+						return err
+					})
+					if now := p.n1.head(t); now != before {
+						p.sealed[now] = want
+					}
+					switch {
+					case err != nil && !replication.NoSpace(err):
+						t.Errorf("a full disk is reported as: %v", err)
+					case err == nil && leave == 0, err != nil && leave == 4*size:
+						t.Errorf("with that much room: %v", err)
+					}
+					p.n1.withStore(t, func(s *store.Store) { whole(t, s) })
+					d.empty(t)
+					p.check()
+					write(t, filepath.Join(p.n1.tree(), "new"), nil) // or all of it would come now, rightly
+					p.heal()
+					if t.Failed() {
+						t.Fatalf("%s, with %d KiB left", what.name, leave>>10)
+					}
+				}
+			}
+		})
+	}
+}
