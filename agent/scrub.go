@@ -20,9 +20,9 @@ const (
 // errScrubOver ends a round before its time; the next goes on from there.
 var errScrubOver = errors.New("ended before its time")
 
-// scrubber verifies one service's store and live data: a round from time to time by
-// itself, slowly, or one that an operator asked for, as fast as it can. Both
-// stand still while an operation is under way on this node.
+// scrubber looks after one service's store: it has packs written anew, and verifies it and the
+// live data: a round from time to time by itself, slowly, or one that an operator asked for, as
+// fast as it can. Both stand still while an operation is under way on this node.
 type scrubber struct {
 	s      scrubbed
 	engine *engine.Engine
@@ -94,6 +94,9 @@ func (c *scrubber) run(ctx context.Context) {
 			}
 			if err := c.engine.TidyLacks(); err != nil {
 				c.log.Warn("it cannot be seen whether what was lost is here again", "error", err)
+			}
+			if err := c.engine.Repack(ctx); err != nil {
+				c.log.Warn("packs cannot be written anew; what is kept takes more room than it needs", "error", err)
 			}
 			if c.due() || c.again() {
 				c.round(ctx)

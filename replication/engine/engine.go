@@ -55,6 +55,7 @@ type Engine struct {
 	freezes   []time.Duration       // the newest freezeWindow, in order
 	roots     map[string]string     // of the live trees, as last said
 	nextPrune time.Time
+	nextPack  time.Time
 	space     space
 	counts    Counts
 	hurry     context.CancelFunc // ends what Promoted began; nil: it was never called

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"time"
@@ -14,6 +15,8 @@ const (
 	pruneEvery = time.Minute
 	pruneShort = 5 * time.Second // where the disk is short
 	pruneShare = 100
+
+	repackEvery = 10 * time.Minute
 )
 
 // space is how far history has given way to keep the disk from filling up.
@@ -47,7 +50,7 @@ func (e *Engine) Prune() error {
 	policy.Applied = e.liveAt()
 	out, err := e.store.Prune(policy)
 	took := time.Since(began)
-	e.log.Debug("pruned", "generations", len(out.Generations), "packs", out.Packs, "repacked", out.Repacked, "bytes", out.Bytes, "took", took, "free", room.Free)
+	e.log.Debug("pruned", "generations", len(out.Generations), "packs", out.Packs, "bytes", out.Bytes, "took", took, "free", room.Free)
 	every := pruneEvery
 	if policy.Short {
 		every = pruneShort
@@ -96,4 +99,32 @@ func (e *Engine) noRoom(err error) {
 		e.space.orphans = append(e.space.orphans, p.Hash)
 	}
 	e.nextPrune = time.Time{}
+}
+
+// Repack writes small and sparse packs anew, every ten minutes at most, until ctx ends. It is for
+// whoever nobody waits for: it may take as long as 64 MiB take to be copied, time after time.
+func (e *Engine) Repack(ctx context.Context) error {
+	began := time.Now()
+	e.mu.Lock()
+	due := began.After(e.nextPack)
+	if due {
+		e.nextPack = began.Add(repackEvery)
+	}
+	e.mu.Unlock()
+	if !due {
+		return nil
+	}
+	// A capture that has found its content in a pack must find it there when it commits.
+	out, err := e.store.Repack(ctx, func(remove func() error) error {
+		e.work.Lock()
+		defer e.work.Unlock()
+		return remove()
+	})
+	if out != (store.Repacked{}) {
+		e.log.Info("packs were written anew", "packs", out.Packs, "into", out.Made, "freed", out.Freed, "took", time.Since(began).Round(time.Millisecond))
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -178,4 +179,50 @@ func TestTooMuchForTheDisk(t *testing.T) {
 	}
 	s.write("file", "goes on")
 	s.seal(1)
+}
+
+// TestRepack: the packs of many small generations become few, once they are old enough, and
+// what is sealed next goes on from there.
+func TestRepack(t *testing.T) {
+	s := newSide(t)
+	for i := range 260 {
+		s.write("letter"+strconv.Itoa(i), "letter "+strconv.Itoa(i))
+		s.seal(1)
+	}
+	again := func() {
+		s.mu.Lock()
+		s.nextPack = time.Time{}
+		s.mu.Unlock()
+		if err := s.Repack(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again()
+	if n := len(s.packs()); n != 260 {
+		t.Fatalf("%d packs: what may be on its way was written anew", n)
+	}
+	for _, p := range s.packs() {
+		old := time.Now().Add(-2 * time.Hour)
+		if err := os.Chtimes(p, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Repack(t.Context()); err != nil || len(s.packs()) != 260 {
+		t.Fatalf("%d packs are left of 260, though it was just done: %v", len(s.packs()), err)
+	}
+	again()
+	if n := len(s.packs()); n != 1 {
+		t.Errorf("%d packs are left of 260", n)
+	}
+	s.write("letter0", "another")
+	s.seal(1)
+	m, err := s.HeadManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range store.Chunks(m) {
+		if _, err := s.Store().Get(h); err != nil {
+			t.Error(err)
+		}
+	}
 }

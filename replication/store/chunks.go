@@ -75,17 +75,22 @@ func (s *Store) Get(h replication.Hash) ([]byte, error) {
 
 func (s *Store) getFrom(w where, read func(where) ([]byte, error)) ([]byte, error) {
 	stored, err := read(w)
-	if errors.Is(err, unix.EIO) || errors.Is(err, io.EOF) {
-		return nil, &DamagedPack{w.pack.hash, err}
-	}
 	if err != nil {
-		return nil, err
+		return nil, w.damaged(err)
 	}
 	data, err := s.codec.unpack(stored, w.chunk())
 	if err != nil {
 		return nil, &DamagedPack{w.pack.hash, err}
 	}
 	return data, nil
+}
+
+// damaged is what an error of reading says of the pack.
+func (w where) damaged(err error) error {
+	if errors.Is(err, unix.EIO) || errors.Is(err, io.EOF) {
+		return &DamagedPack{w.pack.hash, err}
+	}
+	return err
 }
 
 // known is find without a look at the directory where the chunk was seen before: packs

@@ -154,6 +154,9 @@ func (s *Store) noteUnsure() error {
 // salvage makes a new pack of the chunks that are whole.
 func (s *Store) salvage(h replication.Hash) (sealed []PackFile, saved, lost int, err error) {
 	p, err := openPack(s.path("packs"), h)
+	if errors.Is(err, fs.ErrNotExist) { // what is needed of it was copied meanwhile
+		return nil, 0, 0, nil
+	}
 	if err != nil {
 		return nil, 0, -1, nil //nolint:nilerr // that the index cannot be read is the answer
 	}

@@ -359,3 +359,21 @@ func TestLacksAreLookedAtAgain(t *testing.T) {
 		t.Errorf("%+v, %v", l, err)
 	}
 }
+
+// A pack that was cut short is said to be damaged also where only a part of it is to be sent.
+func TestCutPackIsDamaged(t *testing.T) {
+	needRoot(t)
+	s := open(t, t.TempDir(), Options{})
+	p := put(t, s, noise(1, 3000), noise(2, 3000))[0]
+	if !s.Has(hashOf(noise(1, 3000))) {
+		t.Fatal("it is not there")
+	}
+	if err := os.Truncate(p.Path, 4000); err != nil {
+		t.Fatal(err)
+	}
+	_, cleanup, err := s.PacksFor([]replication.Hash{hashOf(noise(2, 3000))})
+	cleanup()
+	if damaged := new(DamagedPack); !errors.As(err, &damaged) || damaged.Pack != p.Hash {
+		t.Errorf("it is said: %v", err)
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -134,23 +133,10 @@ func readZeros(f *os.File, from, to int64) error {
 	return nil
 }
 
-// fewSmall: of more small packs than so many, what is in them travels together. Each costs round
-// trips, and a sync at the other end.
-const fewSmall = 16
-
 // PacksFor lists packs that together hold the missing chunks: a pack of the
-// store as it is where all its chunks are missing, unless there are many small ones, and temporary packs for the
+// store as it is where all its chunks are missing, and temporary packs for the
 // rest. Call cleanup when they are shipped, also after an error (never nil).
 func (s *Store) PacksFor(missing []replication.Hash) (packs []PackFile, cleanup func(), err error) {
-	packs, cleanup, err = s.packsFor(missing)
-	if errors.Is(err, fs.ErrNotExist) { // written anew with others since it was looked up
-		cleanup()
-		packs, cleanup, err = s.packsFor(missing)
-	}
-	return packs, cleanup, err
-}
-
-func (s *Store) packsFor(missing []replication.Hash) (packs []PackFile, cleanup func(), err error) {
 	w := &PackWriter{s: s, keep: true}
 	cleanup = func() {
 		w.Abort()
@@ -168,7 +154,7 @@ func (s *Store) packsFor(missing []replication.Hash) (packs []PackFile, cleanup 
 	for _, loc := range rest {
 		stored, err := readStored(loc)
 		if err != nil {
-			return nil, cleanup, err
+			return nil, cleanup, loc.damaged(err)
 		}
 		if _, err := s.codec.unpack(stored, loc.chunk()); err != nil {
 			return nil, cleanup, &DamagedPack{loc.pack.hash, err}
@@ -210,15 +196,9 @@ func (s *Store) wholePacks(missing []replication.Hash) (whole []PackFile, rest [
 	if err = errors.Join(err, lost); err != nil {
 		return nil, nil, err
 	}
-	small := 0
-	for _, p := range order {
-		if wanted[p].count == len(p.chunks) && s.small(p) {
-			small++
-		}
-	}
 	for _, p := range order {
 		of := wanted[p]
-		if of.count == len(p.chunks) && (small <= fewSmall || !s.small(p)) {
+		if of.count == len(p.chunks) {
 			whole = append(whole, PackFile{Hash: p.hash, Path: p.path(), Size: p.size, parts: s.origins.get(p.hash)})
 			continue
 		}

@@ -23,15 +23,13 @@ type Pruned struct {
 	Generations []replication.ID
 	Packs       int
 	Bytes       int64 // of packs and manifests
-	Repacked    int   // packs whose content was written anew, together with that of others
 }
 
 // Prune applies the policy, removes unreferenced packs older than the grace
 // period, and sweeps incoming files older than a day. Manifests go before the
 // packs that only they name, so a kill in between leaves packs too many, never
-// too few. What is in many small packs, or in packs that are mostly not needed any more, it writes
-// anew in few. Commits wait only while it removes, not while it thinks. While a
-// scrub looks for what is lost, it does nothing: a hand-over may be waiting for the caller.
+// too few. Commits wait only while it removes, not while it thinks. While a
+// scrub looks for what is lost, or a Repack copies, it does nothing: a hand-over may be waiting for the caller.
 func (s *Store) Prune(p Policy) (out Pruned, err error) {
 	err = s.tryLockedAs("prune.lock", func() error {
 		if err := s.locked(s.pruneSupersededLocked); err != nil {
@@ -41,15 +39,7 @@ func (s *Store) Prune(p Policy) (out Pruned, err error) {
 		if err != nil {
 			return err
 		}
-		done := false
-		err = s.locked(func() error {
-			done, err = s.carryOutLocked(pl, &out)
-			return err
-		})
-		if err != nil || !done {
-			return err
-		}
-		return s.repack(pl, &out)
+		return s.locked(func() error { return s.carryOutLocked(pl, &out) })
 	})
 	if errors.Is(err, errLocked) {
 		return out, nil
@@ -78,26 +68,25 @@ func (s *Store) PlanPrune(p Policy) (out Pruned, err error) {
 	return out, err
 }
 
-// carryOutLocked does what is planned, unless that is not true any more.
-func (s *Store) carryOutLocked(pl *plan, out *Pruned) (done bool, err error) {
+func (s *Store) carryOutLocked(pl *plan, out *Pruned) error {
 	if ok, err := s.stillTrueLocked(pl); err != nil || !ok {
-		return false, err
+		return err
 	}
 	if err := s.pruneGenerationsLocked(pl, out); err != nil {
-		return false, err
+		return err
 	}
 	if err := s.compactTimesLocked(pl.stamps()); err != nil {
-		return false, err
+		return err
 	}
 	// What was committed or archived since the plan was made.
 	if err := s.reference(pl.refs, pl.seen, nil); err != nil {
-		return false, err
+		return err
 	}
 	idle, err := s.idlePacks(pl.refs)
 	if err != nil {
-		return false, err
+		return err
 	}
-	return true, s.prunePacksLocked(pl, idle, out)
+	return s.prunePacksLocked(pl, idle, out)
 }
 
 func (s *Store) pruneGenerationsLocked(pl *plan, out *Pruned) error {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -19,59 +20,157 @@ import (
 const (
 	smallShare = 64 // a pack below this part of PackSize is small: at 64 MiB, 1 MiB
 
-	// At most so much in one Prune: captures and applies wait for it.
-	repackPacks = 4096
-	repackBytes = 64 << 20
+	// In one round.
+	repackPacks  = 4096
+	repackChunks = 1 << 18
+	dropAtOnce   = 1024 // packs, for which commits wait
+	repackRounds = 256  // in one Repack
 )
 
-// repack is for whoever holds the prune lock and has carried out the plan. Killed anywhere,
-// some chunks are in two packs, and the next finds that out. Where there is no room for it, it
-// is left for later.
-func (s *Store) repack(pl *plan, out *Pruned) error {
-	old, err := s.toRepack(pl.refs)
-	if err != nil || len(old) == 0 {
-		return err
+// repackBytes are copied in one round at most.
+var repackBytes int64 = 64 << 20 // only tests change it
+
+// Repacked is what a Repack did.
+type Repacked struct {
+	Packs int   // that went
+	Made  int   // that came instead
+	Freed int64 // bytes less than before; negative: more, until the next
+}
+
+// repacking is a round of a Repack.
+type repacking struct {
+	old    []*pack
+	budget int64 // still to be copied, bytes
+	refs   marks
+	seen   map[string]fs.FileInfo // manifests that refs is of
+	// safe are chunks that were found whole in a pack that stays, or copied into a new one.
+	safe map[replication.Hash]struct{}
+}
+
+// Repack copies what is needed of small and of sparse packs, older than the grace period, into new
+// ones, and removes those of which nothing is needed any more, until there are no such packs or ctx
+// ends. Killed anywhere, chunks are in two packs, and the next one finds that out. alone runs what
+// removes packs: content that nobody needs goes with them, and nobody may be counting on that.
+func (s *Store) Repack(ctx context.Context, alone func(func() error) error) (out Repacked, err error) {
+	for round := 0; round < repackRounds && ctx.Err() == nil; round++ {
+		var r *repacking
+		made := 0
+		err := s.tryLockedAs("prune.lock", func() (err error) {
+			r, made, err = s.repackRound(ctx, &out)
+			return err
+		})
+		if errors.Is(err, errLocked) || err == nil && r == nil {
+			return out, nil
+		}
+		if err != nil && (r == nil || !replication.NoSpace(err)) {
+			return out, err
+		}
+		full := err != nil // what was copied may do, and what was copied before a kill
+		gone := out.Packs
+		for at := 0; at < len(r.old); at += dropAtOnce {
+			batch := r.old[at:min(at+dropAtOnce, len(r.old))]
+			err := alone(func() error {
+				return s.tryLockedAs("prune.lock", func() error {
+					return s.locked(func() error { return s.dropCoveredLocked(r, batch, &out) })
+				})
+			})
+			if errors.Is(err, errLocked) {
+				return out, nil
+			}
+			if err != nil {
+				return out, err
+			}
+		}
+		if full || gone == out.Packs && made == 0 {
+			return out, nil
+		}
 	}
-	only, err := s.onlyIn(old, pl.refs)
+	return out, context.Cause(ctx)
+}
+
+// repackRound chooses packs and copies; nil: there is nothing to do. With NoSpace it has copied what there was room for.
+func (s *Store) repackRound(ctx context.Context, out *Repacked) (*repacking, int, error) {
+	r := &repacking{refs: marks{}, seen: map[string]fs.FileInfo{}, safe: map[replication.Hash]struct{}{}}
+	if err := s.reference(r.refs, r.seen, nil); err != nil {
+		return nil, 0, err
+	}
+	room, err := s.Room()
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
-	made, err := s.copyChunks(old, only)
-	if replication.NoSpace(err) {
-		return nil
+	if r.budget = min(repackBytes, (room.Free-room.Least)/2); r.budget < s.smallPack() {
+		r.budget = 0 // what came of it would be small itself
 	}
+	if r.old, err = s.toRepack(r.refs); err != nil || len(r.old) == 0 {
+		return nil, 0, err
+	}
+	only, elsewhere, err := s.places(r.old, r.refs)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
-	return s.locked(func() error { return s.dropRepackedLocked(pl, old, made, out) })
+	for h, w := range elsewhere {
+		if ctx.Err() != nil {
+			return nil, 0, context.Cause(ctx)
+		}
+		if _, err := s.getFrom(w, readStored); err != nil {
+			only[h] = struct{}{}
+			continue
+		}
+		r.safe[h] = struct{}{}
+	}
+	sealed, err := s.copyChunks(ctx, r, only)
+	made := 0
+	for _, pf := range sealed {
+		n := len(r.old)
+		// From the same content in the same order the same pack comes out.
+		if r.old = slices.DeleteFunc(r.old, func(p *pack) bool { return p.hash == pf.Hash }); len(r.old) == n {
+			made++
+			out.Freed -= pf.Size
+		}
+	}
+	out.Made += made
+	return r, made, err
 }
 
 // toRepack chooses packs, the oldest first. What is younger than the grace period may be on its way.
-func (s *Store) toRepack(refs marks) ([]*pack, error) {
+func (s *Store) toRepack(refs marks) (old []*pack, err error) {
 	all, err := s.index.all()
 	if err != nil {
 		return nil, err
 	}
 	made := map[*pack]time.Time{}
-	var small, old []*pack
+	season := func(packs []*pack) (seasoned []*pack, err error) {
+		for _, p := range packs {
+			if made[p], err = s.madeAt(p); err != nil {
+				return nil, err
+			}
+			if !s.young(made[p]) {
+				seasoned = append(seasoned, p)
+			}
+		}
+		return seasoned, nil
+	}
+	var small, sparse []*pack
 	for _, p := range all {
-		needed, held := p.needed(refs)
-		if needed == 0 || !s.small(p) && needed >= held/2 { // needed by nobody, it is swept; unreadable, it is left to a person
-			continue
-		}
-		if made[p], err = s.madeAt(p); err != nil {
-			return nil, err
-		}
-		switch {
-		case s.young(made[p]):
-		case s.small(p):
+		// What nobody needs is swept; what cannot be read is a scrub's, or a person's.
+		switch needed, held := p.needed(refs); {
+		case needed == 0 || p.unfit.Load():
+		case p.size < s.smallPack():
 			small = append(small, p)
-		default:
-			old = append(old, p)
+		case needed < held/2:
+			sparse = append(sparse, p)
 		}
 	}
+	if old, err = season(sparse); err != nil {
+		return nil, err
+	}
 	if len(small) >= s.o.ManySmall {
-		old = append(old, small...)
+		if small, err = season(small); err != nil {
+			return nil, err
+		}
+		if len(small) >= s.o.ManySmall {
+			old = append(old, small...)
+		}
 	}
 	slices.SortFunc(old, func(a, b *pack) int {
 		if c := made[a].Compare(made[b]); c != 0 {
@@ -79,17 +178,17 @@ func (s *Store) toRepack(refs marks) ([]*pack, error) {
 		}
 		return bytes.Compare(a.hash[:], b.hash[:])
 	})
-	total := int64(0)
+	chunks := 0
 	for i, p := range old {
-		needed, _ := p.needed(refs)
-		if total += needed; i == repackPacks || i > 0 && total > repackBytes {
+		if chunks += len(p.chunks); i == repackPacks || i > 0 && chunks > repackChunks {
 			return old[:i], nil
 		}
 	}
 	return old, nil
 }
 
-func (s *Store) small(p *pack) bool { return p.size < s.o.PackSize/smallShare }
+// smallPack is below which size a pack is small, bytes.
+func (s *Store) smallPack() int64 { return s.o.PackSize / smallShare }
 
 // needed is what the pack's chunks take, those of refs and all, bytes.
 func (p *pack) needed(refs marks) (needed, held int64) {
@@ -103,9 +202,13 @@ func (p *pack) needed(refs marks) (needed, held int64) {
 	return needed, held
 }
 
-// onlyIn are the chunks of refs that are in those packs, and in no other pack of the store.
-func (s *Store) onlyIn(packs []*pack, refs marks) (map[replication.Hash]struct{}, error) {
-	only := map[replication.Hash]struct{}{}
+// places are where the chunks of refs in those packs are: in no other pack of the store, or elsewhere as well.
+func (s *Store) places(packs []*pack, refs marks) (only map[replication.Hash]struct{}, elsewhere map[replication.Hash]where, err error) {
+	all, err := s.index.all()
+	if err != nil {
+		return nil, nil, err
+	}
+	only, elsewhere = map[replication.Hash]struct{}{}, map[replication.Hash]where{}
 	among := map[replication.Hash]struct{}{}
 	for _, p := range packs {
 		among[p.hash] = struct{}{}
@@ -115,43 +218,48 @@ func (s *Store) onlyIn(packs []*pack, refs marks) (map[replication.Hash]struct{}
 			}
 		}
 	}
-	all, err := s.index.all()
-	if err != nil {
-		return nil, err
-	}
 	for _, p := range all {
 		if _, is := among[p.hash]; is {
 			continue
 		}
-		for _, c := range p.chunks {
-			delete(only, c.hash)
+		for i, c := range p.chunks {
+			if _, is := only[c.hash]; is {
+				delete(only, c.hash)
+				elsewhere[c.hash] = where{p, i}
+			}
 		}
 	}
-	return only, nil
+	return only, elsewhere, nil
 }
 
-// copyChunks puts the chunks of only into new packs of the store, each verified. A pack that is
-// damaged is left for the scrub, with what could not be read of it.
-func (s *Store) copyChunks(from []*pack, only map[replication.Hash]struct{}) ([]PackFile, error) {
+// copyChunks puts the chunks of only into new packs of the store, each verified, as far as the
+// budget goes. What is damaged is left to a scrub.
+func (s *Store) copyChunks(ctx context.Context, r *repacking, only map[replication.Hash]struct{}) ([]PackFile, error) {
 	w := s.NewPack()
 	defer w.Abort()
-	for _, p := range from {
-		err := s.copyPack(w, p, only)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // set aside by a scrub
-		}
-		if damaged := new(DamagedPack); errors.As(err, &damaged) {
-			s.log.Error("a pack is not written anew with others; understudy scrub mends it", "error", err)
+	for _, p := range r.old {
+		err := s.copyPack(ctx, w, r, p, only)
+		if err == nil || errors.Is(err, fs.ErrNotExist) { // a scrub set it aside
 			continue
 		}
-		if err != nil {
-			return nil, err
+		full, over := replication.NoSpace(err), ctx.Err() != nil
+		if !full && !over {
+			p.unfit.Store(true)
 		}
+		if full || over || w.failed != nil {
+			w.Abort()
+			return w.sealed, err
+		}
+		s.log.Error("a pack is not written anew with others; understudy scrub mends it", "pack", p.path(), "error", err)
 	}
-	return w.Seal()
+	_, err := w.Seal()
+	return w.sealed, err
 }
 
-func (s *Store) copyPack(w *PackWriter, p *pack, only map[replication.Hash]struct{}) error {
+func (s *Store) copyPack(ctx context.Context, w *PackWriter, r *repacking, p *pack, only map[replication.Hash]struct{}) error {
+	if r.budget <= 0 {
+		return nil
+	}
 	f, err := os.Open(p.path())
 	if err != nil {
 		return err
@@ -161,6 +269,12 @@ func (s *Store) copyPack(w *PackWriter, p *pack, only map[replication.Hash]struc
 	for _, c := range p.chunks {
 		if _, is := only[c.hash]; !is {
 			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if r.budget -= int64(c.stored); r.budget < 0 {
+			return nil // the next round goes on with it
 		}
 		stored := make([]byte, c.stored)
 		if _, err := f.ReadAt(stored, c.offset()); err != nil {
@@ -173,36 +287,38 @@ func (s *Store) copyPack(w *PackWriter, p *pack, only map[replication.Hash]struc
 			return err
 		}
 		delete(only, c.hash) // once is enough
+		r.safe[c.hash] = struct{}{}
 	}
 	return nil
 }
 
-// dropRepackedLocked removes the packs of which all that is needed, also by what was committed
-// since, is in packs that stay.
-func (s *Store) dropRepackedLocked(pl *plan, old []*pack, made []PackFile, out *Pruned) error {
-	if err := s.reference(pl.refs, pl.seen, nil); err != nil {
+// dropCoveredLocked removes those of the packs of which all that is needed, also by what was committed since,
+// is safe, and in a pack that is not one of the round's.
+func (s *Store) dropCoveredLocked(r *repacking, packs []*pack, out *Repacked) error {
+	if err := s.reference(r.refs, r.seen, nil); err != nil {
 		return err
 	}
-	// From the same content in the same order the same pack comes out.
-	old = slices.DeleteFunc(old, func(p *pack) bool {
-		return slices.ContainsFunc(made, func(pf PackFile) bool { return pf.Hash == p.hash })
-	})
-	only, err := s.onlyIn(old, pl.refs)
+	only, _, err := s.places(r.old, r.refs)
 	if err != nil {
 		return err
 	}
-	old = slices.DeleteFunc(old, func(p *pack) bool {
-		return slices.ContainsFunc(p.chunks, func(c packChunk) bool { _, is := only[c.hash]; return is })
-	})
-	if err := s.removePacksLocked(old); err != nil {
+	var gone []*pack
+	for _, p := range packs {
+		stays := slices.ContainsFunc(p.chunks, func(c packChunk) bool {
+			_, last := only[c.hash]
+			_, safe := r.safe[c.hash]
+			return last || !safe && r.refs.has(c.hash)
+		})
+		if !stays {
+			gone = append(gone, p)
+		}
+	}
+	if err := s.removePacksLocked(gone); err != nil {
 		return err
 	}
-	out.Repacked += len(old)
-	for _, p := range old {
-		out.Bytes += p.size
-	}
-	for _, pf := range made {
-		out.Bytes -= pf.Size
+	out.Packs += len(gone)
+	for _, p := range gone {
+		out.Freed += p.size
 	}
 	return s.index.look()
 }

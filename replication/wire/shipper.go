@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"slices"
@@ -229,7 +230,11 @@ func (s *Shipper) step(ctx context.Context, p Peer, st step, r *Report) error {
 	}
 	offer := store.Added(&m)
 	for again := false; ; again = true {
-		if err := s.chunks(ctx, p, m.ID, offer, r); err != nil {
+		err := s.chunks(ctx, p, m.ID, offer, r)
+		if !again && errors.Is(err, fs.ErrNotExist) {
+			continue // a pack was written anew with others since it was looked up
+		}
+		if err != nil {
 			return err
 		}
 		encoded, err := store.EncodeManifest(&m) // now: of many files it is large, as is what they are asked with

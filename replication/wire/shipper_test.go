@@ -1,10 +1,13 @@
 package wire
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/store"
@@ -173,6 +176,47 @@ func TestShipToAPeerThatLostAPack(t *testing.T) {
 	got, err := sh.Ship(t.Context(), r.dial(t))
 	ok(t, err)
 	if got.Packs != 2 || got.Peer.Head != id(1, 2) {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// repacking is a peer to which nothing is sent before the packs were written anew.
+type repacking struct {
+	*Client
+	t    testing.TB
+	src  *store.Store
+	once sync.Once
+}
+
+func (r *repacking) PutPack(ctx context.Context, service string, p File, progress func(int64)) error {
+	r.once.Do(func() {
+		out, err := r.src.Repack(ctx, func(f func() error) error { return f() })
+		if err != nil || out.Packs != 6 {
+			r.t.Errorf("%+v, %v", out, err)
+		}
+	})
+	return r.Client.PutPack(ctx, service, p, progress)
+}
+
+// TestShipWhilePacksAreWrittenAnew: what is gone before it was sent is asked for again.
+func TestShipWhilePacksAreWrittenAnew(t *testing.T) {
+	src, err := store.Open(t.TempDir(), svc, store.Options{PackSize: 1 << 20, PackGrace: time.Nanosecond, ManySmall: 4})
+	ok(t, err)
+	t.Cleanup(func() { _ = src.Close() })
+	r := pipeReceiver(t)
+	var data [][]byte
+	for i := range uint64(6) {
+		d := noise(i, 2000)
+		data = append(data, d)
+		w := src.NewPack()
+		ok(t, w.Put(hashOf(d), d, nil, 0))
+		_, err := w.Seal()
+		ok(t, err)
+	}
+	ok(t, src.Commit(manifest(id(1, 1), replication.ID{}, data...)))
+	got, err := NewShipper(ShipperOptions{Source: src}).Ship(t.Context(), &repacking{Client: r.dial(t), t: t, src: src})
+	ok(t, err)
+	if got.Packs != 1 || got.Peer.Head != id(1, 1) {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -3,8 +3,10 @@ package fault
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -115,6 +117,12 @@ func (p *pair) broken(f fault) (met bool) {
 	p.t.Helper()
 	p.step()
 	p.sealHome()
+	return p.brokenShip(f)
+}
+
+// brokenShip ships what is sealed over a line with a fault, then looks and heals.
+func (p *pair) brokenShip(f fault) (met bool) {
+	p.t.Helper()
 	_, met, err := p.shipOver(f)
 	if met && err == nil && p.n2.head(p.t) != p.n1.head(p.t) {
 		p.t.Errorf("%+v: the sender was told that all is well", f)
@@ -150,6 +158,35 @@ func TestLinkCutInEveryMessage(t *testing.T) {
 					t.Fatalf("cut in message %d", n)
 				}
 			}
+		})
+	}
+}
+
+// TestLinkCutInSeveralLanes cuts it while several files are on their way, in as many sessions: of
+// a chain that is too long to be sent one by one, the newest generation has the packs of all.
+func TestLinkCutInSeveralLanes(t *testing.T) {
+	const packs, every = 20, 17
+	for _, receiver := range []bool{false, true} {
+		t.Run(end(receiver), func(t *testing.T) {
+			p := plainPair(t)
+			broken := func(n int64) bool {
+				p.cycle++
+				for i := range packs {
+					write(t, filepath.Join(p.n1.tree(), fmt.Sprint("lane", i)), noise(p.cycle*packs+i, 10<<10))
+					p.sealHome()
+				}
+				return p.brokenShip(fault{receiver: receiver, messages: n, bytes: never})
+			}
+			n := int64(0)
+			for ; broken(n); n += every {
+				if t.Failed() {
+					t.Fatalf("cut in message %d", n)
+				}
+			}
+			if most := p.sshd.most.Load(); most < 3 {
+				t.Errorf("there were %d sessions at a time at most", most)
+			}
+			t.Logf("cut in every %dth of %d messages", every, n)
 		})
 	}
 }

@@ -34,6 +34,7 @@ type sshd struct {
 
 	taken    atomic.Int64 // bytes that came from senders, as on the line
 	sessions atomic.Int64 // under way
+	most     atomic.Int64 // at a time, so far
 	wg       sync.WaitGroup
 }
 
@@ -139,7 +140,11 @@ func (d *sshd) serve(t testing.TB, c net.Conn, config *ssh.ServerConfig) {
 
 // session runs `receive` for whatever is asked, as a forced command does.
 func (d *sshd) session(t testing.TB, ch ssh.Channel, requests <-chan *ssh.Request) {
-	d.sessions.Add(1)
+	for now := d.sessions.Add(1); ; {
+		if most := d.most.Load(); now <= most || d.most.CompareAndSwap(most, now) {
+			break
+		}
+	}
 	defer d.sessions.Add(-1)
 	defer ch.Close()
 	for r := range requests {
