@@ -70,7 +70,13 @@ func (c *scrubber) start(ctx context.Context) {
 	c.done = make(chan struct{})
 	go func() {
 		defer close(c.done)
+		tidied := make(chan struct{})
+		go func() {
+			defer close(tidied)
+			c.tidy(ctx)
+		}()
 		c.run(ctx)
+		<-tidied
 	}()
 }
 
@@ -95,12 +101,23 @@ func (c *scrubber) run(ctx context.Context) {
 			if err := c.engine.TidyLacks(); err != nil {
 				c.log.Warn("it cannot be seen whether what was lost is here again", "error", err)
 			}
-			if err := c.engine.Repack(ctx); err != nil {
-				c.log.Warn("packs cannot be written anew; what is kept takes more room than it needs", "error", err)
-			}
 			if c.due() || c.again() {
 				c.round(ctx)
 			}
+		}
+	}
+}
+
+// tidy has packs written anew, beside the rounds, which may take days.
+func (c *scrubber) tidy(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(c.look):
+		}
+		if err := c.engine.Repack(ctx, c.pace(ctx, false)); err != nil && !errors.Is(err, errScrubOver) {
+			c.log.Warn("packs cannot be written anew: what is kept takes more room than it needs", "error", err)
 		}
 	}
 }

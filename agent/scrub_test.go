@@ -3,6 +3,9 @@ package agent
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -128,5 +131,39 @@ func TestScrubKeepsItsRate(t *testing.T) {
 	}
 	if took := time.Since(began); took < 230*time.Millisecond { // 250, but for what is not worth a sleep yet
 		t.Errorf("256 KiB at 1 MiB/s took %s", took)
+	}
+}
+
+// TestPacksAreWrittenAnew by the scrubber's side, without a round being due.
+func TestPacksAreWrittenAnew(t *testing.T) {
+	s := newShelf(t)
+	for i := range 260 {
+		s.write("letter"+strconv.Itoa(i), fmt.Sprint("letter ", i))
+		s.seal()
+	}
+	packs := func() []string {
+		names, err := filepath.Glob(filepath.Join(s.engine.Store().Dir(), "packs", "*.pack"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	for _, p := range packs() {
+		old := time.Now().Add(-2 * time.Hour)
+		if err := os.Chtimes(p, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := newScrubber(&notes{tree: s.tree}, s.engine, 0, 0, func() bool { return false }, s.Logger)
+	c.look = time.Millisecond
+	ctx, cancel := context.WithCancel(context.Background())
+	c.start(ctx)
+	defer c.wait()
+	defer cancel()
+	for end := time.Now().Add(time.Minute); len(packs()) > 1 && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if n := len(packs()); n != 1 {
+		t.Errorf("%d packs are left of 260", n)
 	}
 }

@@ -44,22 +44,22 @@ type Engine struct {
 	log      *slog.Logger
 	policy   store.Policy
 
-	work   sync.Mutex     // held by Seal, Apply, Realign, and until what Promoted began has ended
+	work   sync.Mutex     // held by Seal, Apply, Realign, while Repack removes, and until what Promoted began has ended
 	saving sync.WaitGroup // of indexes
 
 	scrubbing sync.Mutex // held by Scrub
 
-	mu        sync.Mutex // guards what follows
-	index     *tree.Index
-	head      *replication.Manifest // the head, decoded; its ID says whether it is current
-	freezes   []time.Duration       // the newest freezeWindow, in order
-	roots     map[string]string     // of the live trees, as last said
-	nextPrune time.Time
-	nextPack  time.Time
-	space     space
-	counts    Counts
-	hurry     context.CancelFunc // ends what Promoted began; nil: it was never called
-	ahead     []store.PackFile   // of the generation that is being made
+	mu         sync.Mutex // guards what follows
+	index      *tree.Index
+	head       *replication.Manifest // the head, decoded; its ID says whether it is current
+	freezes    []time.Duration       // the newest freezeWindow, in order
+	roots      map[string]string     // of the live trees, as last said
+	nextPrune  time.Time
+	nextRepack time.Time
+	space      space
+	counts     Counts
+	hurry      context.CancelFunc // ends what Promoted began; nil: it was never called
+	ahead      []store.PackFile   // of the generation that is being made
 
 	watcher *watcher // held by work
 }

@@ -240,6 +240,8 @@ func (e *Engine) setAside(d *store.DamagedPack) (Found, error) {
 	}
 	f := Found{What: fmt.Sprintf("pack %.12s was damaged (%v)", d.Pack, d.Err)}
 	switch {
+	case to == "":
+		f.Repair, f.Mended = "it is gone: what is needed of it is in other packs", true
 	case lost == 0:
 		f.Repair, f.Mended = fmt.Sprintf("set aside as %s; all its %d chunks were saved", to, saved), true
 	case lost < 0:

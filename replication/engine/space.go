@@ -43,12 +43,21 @@ func (e *Engine) Room() (store.Room, store.Policy, error) {
 func (e *Engine) Prune() error {
 	began := time.Now()
 	room, rerr := e.store.Room()
+	e.mu.Lock()
+	thinned := e.space.thinned
+	e.mu.Unlock()
 	policy, due := e.policyNow(began, room, rerr == nil)
 	if !due {
 		return rerr
 	}
 	policy.Applied = e.liveAt()
 	out, err := e.store.Prune(policy)
+	if errors.Is(err, store.ErrBusy) { // it was not: history has not given way, and what is to go has not gone
+		e.mu.Lock()
+		e.space.thinned, e.nextPrune = thinned, began.Add(pruneShort)
+		e.mu.Unlock()
+		return rerr
+	}
 	took := time.Since(began)
 	e.log.Debug("pruned", "generations", len(out.Generations), "packs", out.Packs, "bytes", out.Bytes, "took", took, "free", room.Free)
 	every := pruneEvery
@@ -101,27 +110,31 @@ func (e *Engine) noRoom(err error) {
 	e.nextPrune = time.Time{}
 }
 
-// Repack writes small and sparse packs anew, every ten minutes at most, until ctx ends. It is for
-// whoever nobody waits for: it may take as long as 64 MiB take to be copied, time after time.
-func (e *Engine) Repack(ctx context.Context) error {
+// Repack writes small and sparse packs anew, every ten minutes at most, or a hundredth of the time, until
+// ctx ends. It is for whoever nobody waits for.
+func (e *Engine) Repack(ctx context.Context, pace store.Pace) error {
 	began := time.Now()
 	e.mu.Lock()
-	due := began.After(e.nextPack)
+	due := began.After(e.nextRepack)
 	if due {
-		e.nextPack = began.Add(repackEvery)
+		e.nextRepack = began.Add(repackEvery)
 	}
 	e.mu.Unlock()
 	if !due {
 		return nil
 	}
 	// A capture that has found its content in a pack must find it there when it commits.
-	out, err := e.store.Repack(ctx, func(remove func() error) error {
+	out, err := e.store.Repack(ctx, pace, func(remove func() error) error {
 		e.work.Lock()
 		defer e.work.Unlock()
 		return remove()
 	})
+	took := time.Since(began)
+	e.mu.Lock()
+	e.nextRepack = began.Add(max(repackEvery, pruneShare*took))
+	e.mu.Unlock()
 	if out != (store.Repacked{}) {
-		e.log.Info("packs were written anew", "packs", out.Packs, "into", out.Made, "freed", out.Freed, "took", time.Since(began).Round(time.Millisecond))
+		e.log.Info("packs were written anew", "packs", out.Packs, "into", out.Made, "freed", out.Freed, "took", took.Round(time.Millisecond))
 	}
 	if ctx.Err() != nil {
 		return nil

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -184,16 +185,28 @@ func TestTooMuchForTheDisk(t *testing.T) {
 // TestRepack: the packs of many small generations become few, once they are old enough, and
 // what is sealed next goes on from there.
 func TestRepack(t *testing.T) {
-	s := newSide(t)
+	unpaced := func(int) error { return nil }
+	var s *side
+	removed := 0
+	s = newSideIn(t, t.TempDir(), func(step string) error {
+		if strings.HasPrefix(step, "remove ") && strings.HasSuffix(step, ".pack") {
+			removed++
+			if s.work.TryLock() {
+				s.work.Unlock()
+				t.Error("packs go while a capture may count on them")
+			}
+		}
+		return nil
+	})
 	for i := range 260 {
 		s.write("letter"+strconv.Itoa(i), "letter "+strconv.Itoa(i))
 		s.seal(1)
 	}
 	again := func() {
 		s.mu.Lock()
-		s.nextPack = time.Time{}
+		s.nextRepack = time.Time{}
 		s.mu.Unlock()
-		if err := s.Repack(t.Context()); err != nil {
+		if err := s.Repack(t.Context(), unpaced); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -207,12 +220,12 @@ func TestRepack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Repack(t.Context()); err != nil || len(s.packs()) != 260 {
+	if err := s.Repack(t.Context(), unpaced); err != nil || len(s.packs()) != 260 {
 		t.Fatalf("%d packs are left of 260, though it was just done: %v", len(s.packs()), err)
 	}
 	again()
-	if n := len(s.packs()); n != 1 {
-		t.Errorf("%d packs are left of 260", n)
+	if n := len(s.packs()); n != 1 || removed != 260 {
+		t.Errorf("%d packs are left of 260, %d were removed", n, removed)
 	}
 	s.write("letter0", "another")
 	s.seal(1)
@@ -224,5 +237,47 @@ func TestRepack(t *testing.T) {
 		if _, err := s.Store().Get(h); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestPruneThatWaits: while somebody looks at the store history does not give way step by step
+// for prunes that did not happen, and what they were to remove is remembered.
+func TestPruneThatWaits(t *testing.T) {
+	s := cramped(t)
+	for !s.room().Short() {
+		s.noise("file", 1<<20)
+		s.seal(1)
+	}
+	orphan := replication.Hash{1}
+	s.mu.Lock()
+	s.space.orphans = []replication.Hash{orphan}
+	s.mu.Unlock()
+	l, err := os.OpenFile(filepath.Join(s.Store().Dir(), "prune.lock"), os.O_RDWR|os.O_CREATE, 0o660)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := unix.Flock(int(l.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	before := s.kept()
+	for range 6 {
+		s.pruneNow()
+	}
+	s.mu.Lock()
+	thinned, orphans := s.space.thinned, s.space.orphans
+	s.mu.Unlock()
+	if thinned != 0 || len(orphans) != 1 || len(s.kept()) != len(before) {
+		t.Errorf("history was thinned %d times, %d packs are to go, %d generations of %d are kept", thinned, len(orphans), len(s.kept()), len(before))
+	}
+	if err := unix.Flock(int(l.Fd()), unix.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	s.pruneNow()
+	s.mu.Lock()
+	thinned, orphans = s.space.thinned, s.space.orphans
+	s.mu.Unlock()
+	if thinned != 1 || len(orphans) != 0 {
+		t.Errorf("afterwards: %d times, %d packs", thinned, len(orphans))
 	}
 }

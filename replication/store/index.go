@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +24,6 @@ type pack struct {
 	size   int64
 	chunks []packChunk // empty when its index cannot be read
 	look   uint64      // of the index, that saw it last
-	unfit  atomic.Bool // could not be read when it was to be written anew
 }
 
 func (p *pack) path() string { return filepath.Join(p.dir, packName(p.hash)) }

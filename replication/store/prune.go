@@ -25,11 +25,14 @@ type Pruned struct {
 	Bytes       int64 // of packs and manifests
 }
 
+// ErrBusy says that nothing was pruned, as others are at it.
+var ErrBusy = errors.New("the store is being looked at or pruned by others")
+
 // Prune applies the policy, removes unreferenced packs older than the grace
 // period, and sweeps incoming files older than a day. Manifests go before the
 // packs that only they name, so a kill in between leaves packs too many, never
 // too few. Commits wait only while it removes, not while it thinks. While a
-// scrub looks for what is lost, or a Repack copies, it does nothing: a hand-over may be waiting for the caller.
+// scrub looks for what is lost, it does nothing: a hand-over may be waiting for the caller. ErrBusy.
 func (s *Store) Prune(p Policy) (out Pruned, err error) {
 	err = s.tryLockedAs("prune.lock", func() error {
 		if err := s.locked(s.pruneSupersededLocked); err != nil {
@@ -42,7 +45,7 @@ func (s *Store) Prune(p Policy) (out Pruned, err error) {
 		return s.locked(func() error { return s.carryOutLocked(pl, &out) })
 	})
 	if errors.Is(err, errLocked) {
-		return out, nil
+		return out, ErrBusy
 	}
 	return out, errors.Join(err, s.sweepIncoming(), durable.SweepTemp(s.dir, s.o.Now().Add(-incomingMaxAge)))
 }

@@ -2,12 +2,17 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/tree"
@@ -23,120 +28,174 @@ const (
 	// In one round.
 	repackPacks  = 4096
 	repackChunks = 1 << 18
-	dropAtOnce   = 1024 // packs, for which commits wait
-	repackRounds = 256  // in one Repack
+	dropAtOnce   = 256 // packs, for which commits wait
+
+	repackRounds = 256 // in one Repack
 )
 
-// repackBytes are copied in one round at most.
+// repackBytes are read in one round at most.
 var repackBytes int64 = 64 << 20 // only tests change it
 
 // Repacked is what a Repack did.
 type Repacked struct {
 	Packs int   // that went
 	Made  int   // that came instead
-	Freed int64 // bytes less than before; negative: more, until the next
+	Freed int64 // bytes less than before; negative: more, until the old ones go
 }
 
-// repacking is a round of a Repack.
+// repacking is a Repack under way.
 type repacking struct {
-	old    []*pack
-	budget int64 // still to be copied, bytes
+	ctx    context.Context //nolint:containedctx // it lives as long as the call
+	pace   Pace
+	out    Repacked
+	budget int64 // bytes still to be read in the round
+	room   int64 // and to be written
 	refs   marks
-	seen   map[string]fs.FileInfo // manifests that refs is of
-	// safe are chunks that were found whole in a pack that stays, or copied into a new one.
-	safe map[replication.Hash]struct{}
+	seen   map[string]fs.FileInfo    // manifests that refs is of
+	bases  map[string]replication.ID // of those that are deltas
+	chosen []*pack                   // of the round
+	among  map[replication.Hash]struct{}
+	// keeper is the pack in which a chunk was read, or into which it was copied.
+	keeper map[replication.Hash]replication.Hash
 }
+
+// errEnough: there is no room for more in this round.
+var errEnough = errors.New("enough for a round")
+
+// errDoubtful: something that was committed cannot be read, so what it needs is not known.
+var errDoubtful = errors.New("not all that was committed can be read")
 
 // Repack copies what is needed of small and of sparse packs, older than the grace period, into new
 // ones, and removes those of which nothing is needed any more, until there are no such packs or ctx
-// ends. Killed anywhere, chunks are in two packs, and the next one finds that out. alone runs what
-// removes packs: content that nobody needs goes with them, and nobody may be counting on that.
-func (s *Store) Repack(ctx context.Context, alone func(func() error) error) (out Repacked, err error) {
-	for round := 0; round < repackRounds && ctx.Err() == nil; round++ {
-		var r *repacking
-		made := 0
-		err := s.tryLockedAs("prune.lock", func() (err error) {
-			r, made, err = s.repackRound(ctx, &out)
-			return err
-		})
-		if errors.Is(err, errLocked) || err == nil && r == nil {
-			return out, nil
-		}
-		if err != nil && (r == nil || !replication.NoSpace(err)) {
-			return out, err
-		}
-		full := err != nil // what was copied may do, and what was copied before a kill
-		gone := out.Packs
-		for at := 0; at < len(r.old); at += dropAtOnce {
-			batch := r.old[at:min(at+dropAtOnce, len(r.old))]
-			err := alone(func() error {
-				return s.tryLockedAs("prune.lock", func() error {
-					return s.locked(func() error { return s.dropCoveredLocked(r, batch, &out) })
-				})
-			})
-			if errors.Is(err, errLocked) {
-				return out, nil
-			}
-			if err != nil {
-				return out, err
-			}
-		}
-		if full || gone == out.Packs && made == 0 {
-			return out, nil
-		}
+// ends. A kill leaves chunks in two packs; a later call drops the older. While something is lacking it does nothing.
+// alone must run its argument while no capture is under way: a capture may count on content that
+// no manifest names yet.
+func (s *Store) Repack(ctx context.Context, pace Pace, alone func(func() error) error) (Repacked, error) {
+	r := &repacking{
+		ctx: ctx, pace: pace, refs: marks{}, seen: map[string]fs.FileInfo{}, bases: map[string]replication.ID{},
+		keeper: map[replication.Hash]replication.Hash{},
 	}
-	return out, context.Cause(ctx)
+	err := s.tryLockedAs("repack.lock", func() error {
+		for range repackRounds {
+			if more, err := s.repackRound(r, alone); err != nil || !more {
+				return err
+			}
+		}
+		return nil
+	})
+	err = errors.Join(err, s.index.look())
+	switch {
+	case errors.Is(err, errLocked), errors.Is(err, errDoubtful), errors.Is(err, fs.ErrNotExist): // a manifest was pruned while it was read
+		err = nil
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	}
+	return r.out, err
 }
 
-// repackRound chooses packs and copies; nil: there is nothing to do. With NoSpace it has copied what there was room for.
-func (s *Store) repackRound(ctx context.Context, out *Repacked) (*repacking, int, error) {
-	r := &repacking{refs: marks{}, seen: map[string]fs.FileInfo{}, safe: map[replication.Hash]struct{}{}}
-	if err := s.reference(r.refs, r.seen, nil); err != nil {
-		return nil, 0, err
+func (s *Store) repackRound(r *repacking, alone func(func() error) error) (more bool, err error) {
+	if r.ctx.Err() != nil {
+		return false, context.Cause(r.ctx)
 	}
+	if err := s.refer(r); err != nil {
+		return false, err
+	}
+	if err := s.choose(r); err != nil || len(r.chosen) == 0 {
+		return false, err
+	}
+	r.budget = repackBytes
+	if r.room, err = s.repackRoom(); err != nil {
+		return false, err
+	}
+	known, gone := len(r.keeper), r.out.Packs
+	missing, err := s.findKeepers(r)
+	if err != nil {
+		return false, err
+	}
+	err = s.copyChunks(r, missing)
+	full := replication.NoSpace(err) // what was copied may do, and what was copied before a kill
+	if err != nil && !full {
+		return false, err
+	}
+	for batch := range slices.Chunk(r.chosen, dropAtOnce) {
+		if r.ctx.Err() != nil {
+			return false, context.Cause(r.ctx)
+		}
+		err := alone(func() error {
+			return s.tryLockedAs("prune.lock", func() error {
+				return s.locked(func() error { return s.dropKeptLocked(r, batch) })
+			})
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return !full && (len(r.keeper) > known || r.out.Packs > gone), nil
+}
+
+// repackRoom: what is copied must not make history give way, nor, where that does already, replication.
+func (s *Store) repackRoom() (int64, error) {
 	room, err := s.Room()
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
-	if r.budget = min(repackBytes, (room.Free-room.Least)/2); r.budget < s.smallPack() {
-		r.budget = 0 // what came of it would be small itself
+	left := room.Free - room.Spare
+	if room.Short() {
+		left = room.Free - room.Least
 	}
-	if r.old, err = s.toRepack(r.refs); err != nil || len(r.old) == 0 {
-		return nil, 0, err
+	if left = min(repackBytes, left/2); left < s.smallPack() {
+		return 0, nil // what came of it would be small itself
 	}
-	only, elsewhere, err := s.places(r.old, r.refs)
-	if err != nil {
-		return nil, 0, err
-	}
-	for h, w := range elsewhere {
-		if ctx.Err() != nil {
-			return nil, 0, context.Cause(ctx)
-		}
-		if _, err := s.getFrom(w, readStored); err != nil {
-			only[h] = struct{}{}
-			continue
-		}
-		r.safe[h] = struct{}{}
-	}
-	sealed, err := s.copyChunks(ctx, r, only)
-	made := 0
-	for _, pf := range sealed {
-		n := len(r.old)
-		// From the same content in the same order the same pack comes out.
-		if r.old = slices.DeleteFunc(r.old, func(p *pack) bool { return p.hash == pf.Hash }); len(r.old) == n {
-			made++
-			out.Freed -= pf.Size
-		}
-	}
-	out.Made += made
-	return r, made, err
+	return left, nil
 }
 
-// toRepack chooses packs, the oldest first. What is younger than the grace period may be on its way.
-func (s *Store) toRepack(refs marks) (old []*pack, err error) {
+// refer adds to refs what manifests name that are not seen yet. errDoubtful, where that may not be all.
+func (s *Store) refer(r *repacking) error {
+	lacks, err := s.recordedLacks()
+	if err != nil {
+		return err
+	}
+	if !lacks.None() || lacks.Unsure {
+		return errDoubtful
+	}
+	err = s.eachManifest(func(path string) error {
+		fi, err := os.Lstat(path)
+		if err != nil {
+			return err
+		}
+		if was, ok := r.seen[path]; ok && os.SameFile(was, fi) {
+			return nil
+		}
+		err = s.peek(path, func(h header, dec *cbor.Decoder) error {
+			delete(r.bases, path)
+			if h.Delta != nil && filepath.Dir(path) == s.path("generations") {
+				r.bases[path] = h.Delta.Base
+			}
+			return eachNamed(h, dec, func(c replication.Chunk) { r.refs.add(c.Hash) })
+		})
+		if err == nil {
+			r.seen[path] = fi
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	// A delta names only what its base does not.
+	for path, base := range r.bases {
+		_, err := os.Lstat(s.manifestFile(base))
+		if _, gone := os.Lstat(path); errors.Is(err, fs.ErrNotExist) && gone == nil {
+			return errDoubtful
+		}
+	}
+	return nil
+}
+
+// choose chooses packs, the oldest first. What is younger than the grace period may be on its way.
+func (s *Store) choose(r *repacking) error {
 	all, err := s.index.all()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	made := map[*pack]time.Time{}
 	season := func(packs []*pack) (seasoned []*pack, err error) {
@@ -152,42 +211,47 @@ func (s *Store) toRepack(refs marks) (old []*pack, err error) {
 	}
 	var small, sparse []*pack
 	for _, p := range all {
+		if _, bad := s.unfit.Load(p.hash); bad || len(p.chunks) > repackChunks {
+			continue
+		}
 		// What nobody needs is swept; what cannot be read is a scrub's, or a person's.
-		switch needed, held := p.needed(refs); {
-		case needed == 0 || p.unfit.Load():
+		switch needed, held := p.needed(r.refs); {
+		case needed == 0:
 		case p.size < s.smallPack():
 			small = append(small, p)
 		case needed < held/2:
 			sparse = append(sparse, p)
 		}
 	}
-	if old, err = season(sparse); err != nil {
-		return nil, err
+	chosen, err := season(sparse)
+	if err != nil {
+		return err
 	}
 	if len(small) >= s.o.ManySmall {
 		if small, err = season(small); err != nil {
-			return nil, err
+			return err
 		}
 		if len(small) >= s.o.ManySmall {
-			old = append(old, small...)
+			chosen = append(chosen, small...)
 		}
 	}
-	slices.SortFunc(old, func(a, b *pack) int {
-		if c := made[a].Compare(made[b]); c != 0 {
-			return c
-		}
-		return bytes.Compare(a.hash[:], b.hash[:])
+	slices.SortFunc(chosen, func(a, b *pack) int {
+		return cmp.Or(made[a].Compare(made[b]), bytes.Compare(a.hash[:], b.hash[:]))
 	})
+	r.among = map[replication.Hash]struct{}{}
 	chunks := 0
-	for i, p := range old {
+	for i, p := range chosen {
 		if chunks += len(p.chunks); i == repackPacks || i > 0 && chunks > repackChunks {
-			return old[:i], nil
+			chosen = chosen[:i]
+			break
 		}
+		r.among[p.hash] = struct{}{}
 	}
-	return old, nil
+	r.chosen = chosen
+	return nil
 }
 
-// smallPack is below which size a pack is small, bytes.
+// smallPack is the size, in bytes, below which a pack is small.
 func (s *Store) smallPack() int64 { return s.o.PackSize / smallShare }
 
 // needed is what the pack's chunks take, those of refs and all, bytes.
@@ -202,61 +266,54 @@ func (p *pack) needed(refs marks) (needed, held int64) {
 	return needed, held
 }
 
-// places are where the chunks of refs in those packs are: in no other pack of the store, or elsewhere as well.
-func (s *Store) places(packs []*pack, refs marks) (only map[replication.Hash]struct{}, elsewhere map[replication.Hash]where, err error) {
+// kept says whether a chunk has a keeper that stays.
+func (r *repacking) kept(h replication.Hash) bool {
+	by, ok := r.keeper[h]
+	_, goes := r.among[by]
+	return ok && !goes
+}
+
+// findKeepers reads, in packs that stay, what is needed of the chosen ones, and says what it did not find.
+func (s *Store) findKeepers(r *repacking) (missing map[replication.Hash]struct{}, err error) {
+	missing = map[replication.Hash]struct{}{}
+	for _, p := range r.chosen {
+		for _, c := range p.chunks {
+			if r.refs.has(c.hash) && !r.kept(c.hash) {
+				missing[c.hash] = struct{}{}
+			}
+		}
+	}
 	all, err := s.index.all()
 	if err != nil {
-		return nil, nil, err
-	}
-	only, elsewhere = map[replication.Hash]struct{}{}, map[replication.Hash]where{}
-	among := map[replication.Hash]struct{}{}
-	for _, p := range packs {
-		among[p.hash] = struct{}{}
-		for _, c := range p.chunks {
-			if refs.has(c.hash) {
-				only[c.hash] = struct{}{}
-			}
-		}
+		return nil, err
 	}
 	for _, p := range all {
-		if _, is := among[p.hash]; is {
+		if _, goes := r.among[p.hash]; goes {
 			continue
 		}
-		for i, c := range p.chunks {
-			if _, is := only[c.hash]; is {
-				delete(only, c.hash)
-				elsewhere[c.hash] = where{p, i}
+		var here []packChunk
+		for _, c := range p.chunks {
+			if _, is := missing[c.hash]; is {
+				here = append(here, c)
 			}
 		}
-	}
-	return only, elsewhere, nil
-}
-
-// copyChunks puts the chunks of only into new packs of the store, each verified, as far as the
-// budget goes. What is damaged is left to a scrub.
-func (s *Store) copyChunks(ctx context.Context, r *repacking, only map[replication.Hash]struct{}) ([]PackFile, error) {
-	w := s.NewPack()
-	defer w.Abort()
-	for _, p := range r.old {
-		err := s.copyPack(ctx, w, r, p, only)
-		if err == nil || errors.Is(err, fs.ErrNotExist) { // a scrub set it aside
+		if len(here) == 0 {
 			continue
 		}
-		full, over := replication.NoSpace(err), ctx.Err() != nil
-		if !full && !over {
-			p.unfit.Store(true)
+		err := s.eachChunk(r, p, here, func(_ *os.File, c packChunk, _ []byte) error {
+			r.keeper[c.hash] = p.hash
+			delete(missing, c.hash)
+			return nil
+		})
+		if err != nil && !isDamage(err) && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
 		}
-		if full || over || w.failed != nil {
-			w.Abort()
-			return w.sealed, err
-		}
-		s.log.Error("a pack is not written anew with others; understudy scrub mends it", "pack", p.path(), "error", err)
 	}
-	_, err := w.Seal()
-	return w.sealed, err
+	return missing, nil
 }
 
-func (s *Store) copyPack(ctx context.Context, w *PackWriter, r *repacking, p *pack, only map[replication.Hash]struct{}) error {
+// eachChunk reads chunks of a pack from the disk and verifies them, as far as the round's budget goes. DamagedPack.
+func (s *Store) eachChunk(r *repacking, p *pack, chunks []packChunk, do func(f *os.File, c packChunk, stored []byte) error) error {
 	if r.budget <= 0 {
 		return nil
 	}
@@ -265,60 +322,123 @@ func (s *Store) copyPack(ctx context.Context, w *PackWriter, r *repacking, p *pa
 		return err
 	}
 	defer f.Close()
-	twin := &tree.Twin{Clone: f} // blocks that live files share are shared by the new pack as well
-	for _, c := range p.chunks {
-		if _, is := only[c.hash]; !is {
-			continue
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // what is in memory says nothing of the disk
+	for i, c := range chunks {
 		if r.budget -= int64(c.stored); r.budget < 0 {
 			return nil // the next round goes on with it
 		}
+		if err := r.pace(int(c.stored)); err != nil {
+			return err
+		}
 		stored := make([]byte, c.stored)
 		if _, err := f.ReadAt(stored, c.offset()); err != nil {
-			return &DamagedPack{p.hash, err}
+			return where{p, i}.damaged(err)
 		}
 		if _, err := s.codec.unpack(stored, c); err != nil {
 			return &DamagedPack{p.hash, err}
 		}
-		if err := w.put(c, stored, twin, c.offset()); err != nil {
+		if err := do(f, c, stored); err != nil {
 			return err
 		}
-		delete(only, c.hash) // once is enough
-		r.safe[c.hash] = struct{}{}
 	}
 	return nil
 }
 
-// dropCoveredLocked removes those of the packs of which all that is needed, also by what was committed since,
-// is safe, and in a pack that is not one of the round's.
-func (s *Store) dropCoveredLocked(r *repacking, packs []*pack, out *Repacked) error {
-	if err := s.reference(r.refs, r.seen, nil); err != nil {
+func isDamage(err error) bool {
+	damaged := new(DamagedPack)
+	return errors.As(err, &damaged)
+}
+
+// copyChunks puts what is missing into new packs of the store. What is damaged is left to a scrub.
+func (s *Store) copyChunks(r *repacking, missing map[replication.Hash]struct{}) error {
+	w := s.NewPack()
+	err := s.copyPacks(r, w, missing)
+	if err == nil {
+		_, err = w.Seal()
+	}
+	w.Abort()
+	for _, pf := range w.sealed {
+		hs, cerr := pf.Contents()
+		if cerr != nil {
+			return errors.Join(err, cerr)
+		}
+		n := len(r.chosen)
+		// From the same content in the same order the same pack comes out.
+		r.chosen = slices.DeleteFunc(r.chosen, func(p *pack) bool { return p.hash == pf.Hash })
+		delete(r.among, pf.Hash)
+		if len(r.chosen) == n {
+			r.out.Made++
+			r.out.Freed -= pf.Size
+		}
+		for _, h := range hs {
+			r.keeper[h] = pf.Hash
+		}
+	}
+	return err
+}
+
+func (s *Store) copyPacks(r *repacking, w *PackWriter, missing map[replication.Hash]struct{}) error {
+	for _, p := range r.chosen {
+		var chunks []packChunk
+		for _, c := range p.chunks {
+			if _, is := missing[c.hash]; is {
+				chunks = append(chunks, c)
+			}
+		}
+		err := s.eachChunk(r, p, chunks, func(f *os.File, c packChunk, stored []byte) error {
+			if r.room -= int64(c.stored); r.room < 0 {
+				return errEnough
+			}
+			delete(missing, c.hash) // once is enough
+			// Blocks that live files share are shared by the new pack as well.
+			return w.put(c, stored, &tree.Twin{Clone: f}, c.offset())
+		})
+		switch {
+		case errors.Is(err, errEnough):
+			return nil
+		case err == nil, errors.Is(err, fs.ErrNotExist): // a scrub set it aside
+		case isDamage(err) && w.failed == nil:
+			s.unfit.Store(p.hash, struct{}{})
+			s.log.Error("a pack is not written anew with others; understudy scrub mends it", "pack", p.path(), "error", err)
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// dropKeptLocked removes those of the packs of which all that is needed, also by what was committed
+// since, has a keeper that is there. No capture is under way.
+func (s *Store) dropKeptLocked(r *repacking, packs []*pack) error {
+	if err := s.refer(r); err != nil {
 		return err
 	}
-	only, _, err := s.places(r.old, r.refs)
-	if err != nil {
-		return err
+	there := map[replication.Hash]bool{}
+	holds := func(p *pack, c packChunk) bool {
+		if !r.refs.has(c.hash) {
+			return false
+		}
+		by := r.keeper[c.hash]
+		is, looked := there[by]
+		if !looked {
+			_, err := os.Lstat(s.path("packs", packName(by)))
+			is = err == nil
+			there[by] = is
+		}
+		return !is || by == p.hash || !r.kept(c.hash)
 	}
 	var gone []*pack
 	for _, p := range packs {
-		stays := slices.ContainsFunc(p.chunks, func(c packChunk) bool {
-			_, last := only[c.hash]
-			_, safe := r.safe[c.hash]
-			return last || !safe && r.refs.has(c.hash)
-		})
-		if !stays {
+		if !slices.ContainsFunc(p.chunks, func(c packChunk) bool { return holds(p, c) }) {
 			gone = append(gone, p)
 		}
 	}
 	if err := s.removePacksLocked(gone); err != nil {
 		return err
 	}
-	out.Packs += len(gone)
+	r.out.Packs += len(gone)
 	for _, p := range gone {
-		out.Freed += p.size
+		r.out.Freed += p.size
 	}
-	return s.index.look()
+	return nil
 }

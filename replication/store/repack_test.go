@@ -68,7 +68,7 @@ func get(t testing.TB, s *Store, h replication.Hash) []byte {
 // repack is Repack, alone.
 func repack(t testing.TB, s *Store) Repacked {
 	t.Helper()
-	out, err := s.Repack(t.Context(), func(f func() error) error { return f() })
+	out, err := s.Repack(t.Context(), unhurried, func(f func() error) error { return f() })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestSparsePacksAreWrittenAnew(t *testing.T) {
 	}
 }
 
-// Killed at any step, all that is committed can be read, and the next prune takes away what is
+// Killed at any step, all that is committed can be read, and the next call takes away what is
 // there twice, as far as it is in many packs.
 func TestRepackKilledAtEveryStep(t *testing.T) {
 	for n, done := 0, false; !done; n++ {
@@ -193,7 +193,7 @@ func TestRepackKilledAtEveryStep(t *testing.T) {
 			return nil
 		}})
 		dying := open(t, root, o)
-		_, err := dying.Repack(t.Context(), func(f func() error) error { return f() })
+		_, err := dying.Repack(t.Context(), unhurried, func(f func() error) error { return f() })
 		if done = err == nil; !done && !errors.Is(err, errKilled) {
 			t.Fatal(err)
 		}
@@ -295,7 +295,7 @@ func TestRepackOnAFullDisk(t *testing.T) {
 		}
 		return nil
 	}}))
-	if _, err := killed.Repack(t.Context(), func(f func() error) error { return f() }); !errors.Is(err, errKilled) {
+	if _, err := killed.Repack(t.Context(), unhurried, func(f func() error) error { return f() }); !errors.Is(err, errKilled) {
 		t.Fatal(err)
 	}
 	put(t, open(t, root, Options{}), []byte("one more"))
@@ -340,10 +340,16 @@ func TestRepackUnderReaders(t *testing.T) {
 	other := open(t, root, Options{})
 	letters := mail(t, s, 8)
 	for range 20 {
+		over := make(chan struct{})
 		done := make(chan error, 2)
 		for _, reader := range []*Store{s, other} {
 			go func() {
-				for range 30 {
+				for again := true; again; {
+					select {
+					case <-over:
+						again = false // once more, of what there is now
+					default:
+					}
 					for _, l := range letters {
 						if b, err := reader.Get(hashOf(l)); err != nil || !bytes.Equal(b, l) {
 							done <- fmt.Errorf("a letter could not be read: %w", err)
@@ -354,9 +360,10 @@ func TestRepackUnderReaders(t *testing.T) {
 				done <- nil
 			}()
 		}
-		_, err := s.Repack(t.Context(), func(f func() error) error { return f() })
-		if err := errors.Join(err, <-done, <-done); err != nil {
-			t.Fatal(err)
+		out, err := s.Repack(t.Context(), unhurried, func(f func() error) error { return f() })
+		close(over)
+		if err := errors.Join(err, <-done, <-done); err != nil || out.Packs == 0 {
+			t.Fatalf("%+v, %v", out, err)
 		}
 		letters = mail(t, s, 4)
 	}
@@ -412,28 +419,34 @@ func TestRepackKeepsBlocksShared(t *testing.T) {
 	complete(t, mnt)
 }
 
-// What a pack that stays has as well is not relied on unread.
-func TestRepackMistrustsTheOtherCopy(t *testing.T) {
-	needRoot(t)
-	root := t.TempDir()
-	s := open(t, root, repacks(Options{}))
+// rottenCopy makes six small packs, the content of one of which is in a large one as well, damaged.
+func rottenCopy(t testing.TB, root string) (large replication.Hash) {
+	t.Helper()
+	s := open(t, root, Options{})
 	letters := mail(t, s, 6)
 	w := s.NewPack()
 	stored, flags := s.codec.pack(letters[2])
 	treetest.Must(t, w.put(packChunk{hash: hashOf(letters[2]), raw: uint32(len(letters[2])), flags: flags}, stored, nil, 0)) // whether it is there or not
 	big := noise(99, 40<<10)
 	treetest.Must(t, w.Put(hashOf(big), big, nil, 0))
-	large, err := w.Seal()
+	made, err := w.Seal()
 	treetest.Must(t, err)
-	flip(t, large[0].Path, packHeader+100)
+	flip(t, made[0].Path, packHeader+100)
 	commit(t, s, manifest(id(1, 7), id(1, 6), append(letters, big)...))
+	return made[0].Hash
+}
+
+// What a pack that stays has as well is not relied on unread.
+func TestRepackMistrustsTheOtherCopy(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	large := rottenCopy(t, root)
+	s := open(t, root, repacks(Options{}))
 	if out := repack(t, s); out.Packs != 6 {
 		t.Errorf("%+v", out)
 	}
-	_, _, lost, err := s.SetAside(large[0].Hash)
-	treetest.Must(t, err)
-	if lost != 1 {
-		t.Fatalf("%d chunks of the other pack are damaged", lost)
+	if _, _, lost, err := s.SetAside(large); err != nil || lost != 1 {
+		t.Fatalf("%d chunks of the other pack are damaged, %v", lost, err)
 	}
 	complete(t, root)
 }
@@ -501,20 +514,127 @@ func TestRepackInRounds(t *testing.T) {
 	complete(t, root)
 }
 
-// Whoever asks for it to end is not waited for.
+// Whoever asks for it to end does not wait for it, and nothing is lost by that.
 func TestRepackEnds(t *testing.T) {
 	root := t.TempDir()
 	mail(t, open(t, root, Options{}), 6)
+	s := open(t, root, repacks(Options{}))
+	before := packs(t, s)
 	ctx, cancel := context.WithCancelCause(t.Context())
+	reads := 0
+	out, err := s.Repack(ctx, func(int) error {
+		if reads++; reads == 3 {
+			cancel(errKilled)
+		}
+		return context.Cause(ctx)
+	}, func(f func() error) error { return f() })
+	if !errors.Is(err, errKilled) || out.Packs != 0 || reads != 3 || !slices.Equal(packs(t, s), before) {
+		t.Errorf("%+v, %v, after %d reads", out, err, reads)
+	}
+	out, err = s.Repack(ctx, unhurried, func(f func() error) error { return f() })
+	if !errors.Is(err, errKilled) || out != (Repacked{}) {
+		t.Errorf("%+v, %v", out, err)
+	}
+	complete(t, root)
+}
+
+// Of what a generation needs whose manifest is lost, or hangs on one that is, nothing goes.
+func TestRepackBesideALostManifest(t *testing.T) {
+	needRoot(t)
+	for _, how := range []string{"set aside", "gone, and nobody noticed", "lost while packs were copied"} {
+		t.Run(how, func(t *testing.T) {
+			root := t.TempDir()
+			s := open(t, root, Options{})
+			var base [][]byte
+			for i := range uint64(20) {
+				base = append(base, noise(i, 2000))
+			}
+			late := noise(100, 500)
+			put(t, s, append(slices.Clone(base), late)...)
+			m := manifest(id(1, 1), id(0, 0), base...)
+			commit(t, s, m)
+			next := manifest(id(1, 2), id(1, 1), append(base, late)...)
+			next.Delta = next.DeltaFrom(m)
+			commit(t, s, next)
+			if b, err := s.baseOf(s.manifestFile(id(1, 2))); err != nil || b != id(1, 1) {
+				t.Fatalf("it is no delta: %v, %v", b, err)
+			}
+			scrubbing := open(t, root, Options{})
+			lose := func() error {
+				if how == "gone, and nobody noticed" {
+					return os.Remove(s.manifestFile(id(1, 1)))
+				}
+				if err := os.WriteFile(s.manifestFile(id(1, 1)), []byte("what a disk made of it"), 0o600); err != nil {
+					return err
+				}
+				mended, err := scrubbing.SetAsideManifest(id(1, 1))
+				if mended {
+					return errors.New("it was mended")
+				}
+				return err
+			}
+			packing := open(t, root, repacks(Options{}))
+			if how == "lost while packs were copied" {
+				mail(t, s, 5)
+				hooked := false
+				packing = open(t, root, repacks(Options{Hook: func(step string) error {
+					if step == "sync pack" && !hooked {
+						hooked = true
+						return lose()
+					}
+					return nil
+				}}))
+			} else if err := lose(); err != nil {
+				t.Fatal(err)
+			}
+			if out := repack(t, packing); out.Packs != 0 {
+				t.Errorf("%+v", out)
+			}
+			for i, b := range append(base, late) {
+				if !packing.Has(hashOf(b)) {
+					t.Fatalf("chunk %d of 21 is gone", i)
+				}
+			}
+		})
+	}
+}
+
+// A copy that a scrub took away meanwhile does not count.
+func TestRepackLooksForTheCopy(t *testing.T) {
+	root := t.TempDir()
+	mail(t, open(t, root, Options{}), 6)
+	s := open(t, root, repacks(Options{}))
+	before := packs(t, s)
+	out, err := s.Repack(t.Context(), unhurried, func(f func() error) error {
+		for _, name := range packs(t, s) {
+			if !slices.Contains(before, name) {
+				treetest.Must(t, os.Remove(s.path("packs", name)))
+			}
+		}
+		return f()
+	})
+	if err != nil || out.Packs != 0 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	complete(t, root)
+}
+
+// A rotten copy elsewhere does not count for one that could not be kept.
+func TestRepackMistrustsTheOtherCopyOnAFullDisk(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	large := rottenCopy(t, root)
 	s := open(t, root, repacks(Options{Hook: func(step string) error {
-		cancel(errKilled)
+		if step == "sync pack" {
+			return unix.ENOSPC
+		}
 		return nil
 	}}))
-	if _, err := s.Repack(ctx, func(f func() error) error { return f() }); err != nil && !errors.Is(err, errKilled) {
-		t.Error(err)
+	if out := repack(t, s); out.Packs != 0 {
+		t.Errorf("%+v", out)
 	}
-	if out, err := s.Repack(ctx, func(f func() error) error { return f() }); !errors.Is(err, errKilled) || out != (Repacked{}) {
-		t.Errorf("%+v, %v", out, err)
+	if _, _, lost, err := open(t, root, Options{}).SetAside(large); err != nil || lost != 1 {
+		t.Fatalf("%d chunks of the other pack are damaged, %v", lost, err)
 	}
 	complete(t, root)
 }

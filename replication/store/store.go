@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -85,6 +86,7 @@ type Store struct {
 	loaded  loaded
 	checked atomic.Uint64 // what index.lost said when all of a generation was there
 	lacking lacksCache
+	unfit   sync.Map // packs, by hash, that Repack found damaged: not tried again
 }
 
 // Open opens <root>/services/<service>, making it where it is missing.

@@ -229,10 +229,11 @@ func (s *Shipper) step(ctx context.Context, p Peer, st step, r *Report) error {
 		m.Delta = st.m.DeltaFrom(st.base)
 	}
 	offer := store.Added(&m)
-	for again := false; ; again = true {
+	for again, anew := false, false; ; {
 		err := s.chunks(ctx, p, m.ID, offer, r)
-		if !again && errors.Is(err, fs.ErrNotExist) {
-			continue // a pack was written anew with others since it was looked up
+		if !anew && errors.Is(err, fs.ErrNotExist) {
+			anew = true
+			continue // a pack of ours was written anew with others since it was looked up; or the peer lacks a file
 		}
 		if err != nil {
 			return err
@@ -247,7 +248,7 @@ func (s *Shipper) step(ctx context.Context, p Peer, st step, r *Report) error {
 			s.o.Logger.Warn("the peer lacks chunks it should have; offering it all", "service", service, "generation", m.ID.String(), "error", err)
 			whole := m
 			whole.Delta = nil
-			offer = store.Added(&whole)
+			offer, again = store.Added(&whole), true
 			continue
 		}
 		if err == nil {

@@ -190,7 +190,7 @@ type repacking struct {
 
 func (r *repacking) PutPack(ctx context.Context, service string, p File, progress func(int64)) error {
 	r.once.Do(func() {
-		out, err := r.src.Repack(ctx, func(f func() error) error { return f() })
+		out, err := r.src.Repack(ctx, func(int) error { return nil }, func(f func() error) error { return f() })
 		if err != nil || out.Packs != 6 {
 			r.t.Errorf("%+v, %v", out, err)
 		}
