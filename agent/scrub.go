@@ -116,6 +116,9 @@ func (c *scrubber) tidy(ctx context.Context) {
 			return
 		case <-time.After(c.look):
 		}
+		if c.busy() {
+			continue
+		}
 		if err := c.engine.Repack(ctx, c.pace(ctx, false)); err != nil && !errors.Is(err, errScrubOver) {
 			c.log.Warn("packs cannot be written anew: what is kept takes more room than it needs", "error", err)
 		}

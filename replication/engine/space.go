@@ -110,8 +110,8 @@ func (e *Engine) noRoom(err error) {
 	e.nextPrune = time.Time{}
 }
 
-// Repack writes small and sparse packs anew, every ten minutes at most, or a hundredth of the time, until
-// ctx ends. It is for whoever nobody waits for.
+// Repack writes small and sparse packs anew, at its pace, until ctx ends; ten minutes after it ended it may begin again. It is for
+// whoever nobody waits for.
 func (e *Engine) Repack(ctx context.Context, pace store.Pace) error {
 	began := time.Now()
 	e.mu.Lock()
@@ -125,13 +125,19 @@ func (e *Engine) Repack(ctx context.Context, pace store.Pace) error {
 	}
 	// A capture that has found its content in a pack must find it there when it commits.
 	out, err := e.store.Repack(ctx, pace, func(remove func() error) error {
-		e.work.Lock()
+		for !e.work.TryLock() {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
 		defer e.work.Unlock()
 		return remove()
 	})
 	took := time.Since(began)
 	e.mu.Lock()
-	e.nextRepack = began.Add(max(repackEvery, pruneShare*took))
+	e.nextRepack = began.Add(took + repackEvery)
 	e.mu.Unlock()
 	if out != (store.Repacked{}) {
 		e.log.Info("packs were written anew", "packs", out.Packs, "into", out.Made, "freed", out.Freed, "took", took.Round(time.Millisecond))

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -240,15 +239,15 @@ func (s *Store) reference(refs marks, seen map[string]fs.FileInfo, instead map[s
 // eachManifest goes through the files of all, archived ones too.
 func (s *Store) eachManifest(do func(path string) error) error {
 	for _, dir := range []string{"generations", "diverged", "superseded"} {
-		paths, err := filepath.Glob(s.path(dir, "*"+manifestSuffix))
-		if err != nil {
+		entries, err := os.ReadDir(s.path(dir))
+		if err != nil { // what of it is not seen would count as needing nothing
 			return err
 		}
-		for _, path := range paths {
-			if strings.HasPrefix(filepath.Base(path), ".") {
+		for _, e := range entries {
+			if name := e.Name(); !strings.HasSuffix(name, manifestSuffix) || strings.HasPrefix(name, ".") {
 				continue
 			}
-			if err := do(path); err != nil {
+			if err := do(s.path(dir, e.Name())); err != nil {
 				return err
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,7 +29,8 @@ const (
 	// In one round.
 	repackPacks  = 4096
 	repackChunks = 1 << 18
-	dropAtOnce   = 256 // packs, for which commits wait
+	dropAtOnce   = 256                  // packs, for which commits wait
+	betweenDrops = 5 * time.Millisecond // so that whoever waits for a lock gets it
 
 	repackRounds = 256 // in one Repack
 )
@@ -50,6 +52,7 @@ type repacking struct {
 	out    Repacked
 	budget int64 // bytes still to be read in the round
 	room   int64 // and to be written
+	read   int   // chunks, so far
 	refs   marks
 	seen   map[string]fs.FileInfo    // manifests that refs is of
 	bases  map[string]replication.ID // of those that are deltas
@@ -61,6 +64,9 @@ type repacking struct {
 
 // errEnough: there is no room for more in this round.
 var errEnough = errors.New("enough for a round")
+
+// errGone: a manifest was pruned while all were looked at.
+var errGone = errors.New("what is kept has changed meanwhile")
 
 // errDoubtful: something that was committed cannot be read, so what it needs is not known.
 var errDoubtful = errors.New("not all that was committed can be read")
@@ -83,12 +89,12 @@ func (s *Store) Repack(ctx context.Context, pace Pace, alone func(func() error) 
 		}
 		return nil
 	})
-	err = errors.Join(err, s.index.look())
 	switch {
-	case errors.Is(err, errLocked), errors.Is(err, errDoubtful), errors.Is(err, fs.ErrNotExist): // a manifest was pruned while it was read
-		err = nil
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case errors.Is(err, errLocked), errors.Is(err, errDoubtful), errors.Is(err, errGone):
+		s.log.Debug("packs are not written anew for now", "reason", err)
+		err = nil
 	}
 	return r.out, err
 }
@@ -97,6 +103,10 @@ func (s *Store) repackRound(r *repacking, alone func(func() error) error) (more 
 	if r.ctx.Err() != nil {
 		return false, context.Cause(r.ctx)
 	}
+	if err := r.pace(0); err != nil {
+		return false, err
+	}
+	r.forgetPruned()
 	if err := s.refer(r); err != nil {
 		return false, err
 	}
@@ -107,7 +117,7 @@ func (s *Store) repackRound(r *repacking, alone func(func() error) error) (more 
 	if r.room, err = s.repackRoom(); err != nil {
 		return false, err
 	}
-	known, gone := len(r.keeper), r.out.Packs
+	known, gone := r.read, r.out.Packs
 	missing, err := s.findKeepers(r)
 	if err != nil {
 		return false, err
@@ -121,16 +131,20 @@ func (s *Store) repackRound(r *repacking, alone func(func() error) error) (more 
 		if r.ctx.Err() != nil {
 			return false, context.Cause(r.ctx)
 		}
+		if err := errors.Join(r.pace(0), s.refer(r)); err != nil { // so that there is little to be read under the locks
+			return false, err
+		}
 		err := alone(func() error {
-			return s.tryLockedAs("prune.lock", func() error {
+			return errors.Join(s.tryLockedAs("prune.lock", func() error {
 				return s.locked(func() error { return s.dropKeptLocked(r, batch) })
-			})
+			}), s.index.look()) // what goes must not count as there in the next capture
 		})
 		if err != nil {
 			return false, err
 		}
+		time.Sleep(betweenDrops)
 	}
-	return !full && (len(r.keeper) > known || r.out.Packs > gone), nil
+	return !full && (r.read > known || r.out.Packs > gone), nil
 }
 
 // repackRoom: what is copied must not make history give way, nor, where that does already, replication.
@@ -158,12 +172,18 @@ func (s *Store) refer(r *repacking) error {
 	if !lacks.None() || lacks.Unsure {
 		return errDoubtful
 	}
+	if err := s.headIsThere(); err != nil {
+		return err
+	}
 	err = s.eachManifest(func(path string) error {
 		fi, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return errGone
+		}
 		if err != nil {
 			return err
 		}
-		if was, ok := r.seen[path]; ok && os.SameFile(was, fi) {
+		if was, ok := r.seen[path]; ok && os.SameFile(was, fi) && was.ModTime().Equal(fi.ModTime()) && was.Size() == fi.Size() {
 			return nil
 		}
 		err = s.peek(path, func(h header, dec *cbor.Decoder) error {
@@ -173,6 +193,9 @@ func (s *Store) refer(r *repacking) error {
 			}
 			return eachNamed(h, dec, func(c replication.Chunk) { r.refs.add(c.Hash) })
 		})
+		if errors.Is(err, fs.ErrNotExist) {
+			return errGone
+		}
 		if err == nil {
 			r.seen[path] = fi
 		}
@@ -189,6 +212,41 @@ func (s *Store) refer(r *repacking) error {
 		}
 	}
 	return nil
+}
+
+// headIsThere, and so are those that are pinned: their manifests, or it is errDoubtful what is needed.
+func (s *Store) headIsThere() error {
+	head, err := s.Head()
+	if err != nil {
+		return err
+	}
+	pins, err := s.Pins()
+	if err != nil {
+		return err
+	}
+	must := make([]replication.ID, 0, len(pins)+1)
+	if !head.IsZero() {
+		must = append(must, head)
+	}
+	for _, p := range pins {
+		must = append(must, p.ID)
+	}
+	for _, id := range must {
+		if _, err := os.Lstat(s.manifestFile(id)); errors.Is(err, fs.ErrNotExist) {
+			return errDoubtful
+		}
+	}
+	return nil
+}
+
+// forgetPruned begins anew where a manifest has gone: what it needed need not be copied any more.
+func (r *repacking) forgetPruned() {
+	for path := range r.seen {
+		if _, err := os.Lstat(path); err != nil {
+			r.refs, r.seen, r.bases = marks{}, map[string]fs.FileInfo{}, map[string]replication.ID{}
+			return
+		}
+	}
 }
 
 // choose chooses packs, the oldest first. What is younger than the grace period may be on its way.
@@ -211,7 +269,7 @@ func (s *Store) choose(r *repacking) error {
 	}
 	var small, sparse []*pack
 	for _, p := range all {
-		if _, bad := s.unfit.Load(p.hash); bad || len(p.chunks) > repackChunks {
+		if s.isUnfit(p) || len(p.chunks) > repackChunks {
 			continue
 		}
 		// What nobody needs is swept; what cannot be read is a scrub's, or a person's.
@@ -275,6 +333,19 @@ func (r *repacking) kept(h replication.Hash) bool {
 
 // findKeepers reads, in packs that stay, what is needed of the chosen ones, and says what it did not find.
 func (s *Store) findKeepers(r *repacking) (missing map[replication.Hash]struct{}, err error) {
+	all, err := s.index.all()
+	if err != nil {
+		return nil, err
+	}
+	there := make(map[replication.Hash]struct{}, len(all))
+	for _, p := range all {
+		there[p.hash] = struct{}{}
+	}
+	for h, by := range r.keeper {
+		if _, is := there[by]; !is {
+			delete(r.keeper, h)
+		}
+	}
 	missing = map[replication.Hash]struct{}{}
 	for _, p := range r.chosen {
 		for _, c := range p.chunks {
@@ -283,12 +354,8 @@ func (s *Store) findKeepers(r *repacking) (missing map[replication.Hash]struct{}
 			}
 		}
 	}
-	all, err := s.index.all()
-	if err != nil {
-		return nil, err
-	}
 	for _, p := range all {
-		if _, goes := r.among[p.hash]; goes {
+		if _, goes := r.among[p.hash]; goes || s.isUnfit(p) {
 			continue
 		}
 		var here []packChunk
@@ -305,8 +372,17 @@ func (s *Store) findKeepers(r *repacking) (missing map[replication.Hash]struct{}
 			delete(missing, c.hash)
 			return nil
 		})
-		if err != nil && !isDamage(err) && !errors.Is(err, fs.ErrNotExist) {
+		if err == nil {
+			continue
+		}
+		if !isDamage(err) && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
+		}
+		// No keeper any more, of anything.
+		s.unfit.Store(p.hash, struct{}{})
+		maps.DeleteFunc(r.keeper, func(_, by replication.Hash) bool { return by == p.hash })
+		for _, c := range here {
+			missing[c.hash] = struct{}{}
 		}
 	}
 	return missing, nil
@@ -314,7 +390,7 @@ func (s *Store) findKeepers(r *repacking) (missing map[replication.Hash]struct{}
 
 // eachChunk reads chunks of a pack from the disk and verifies them, as far as the round's budget goes. DamagedPack.
 func (s *Store) eachChunk(r *repacking, p *pack, chunks []packChunk, do func(f *os.File, c packChunk, stored []byte) error) error {
-	if r.budget <= 0 {
+	if r.budget <= 0 || len(chunks) == 0 {
 		return nil
 	}
 	f, err := os.Open(p.path())
@@ -323,6 +399,9 @@ func (s *Store) eachChunk(r *repacking, p *pack, chunks []packChunk, do func(f *
 	}
 	defer f.Close()
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // what is in memory says nothing of the disk
+	if err := stillNamed(f, p); err != nil {
+		return &DamagedPack{p.hash, err}
+	}
 	for i, c := range chunks {
 		if r.budget -= int64(c.stored); r.budget < 0 {
 			return nil // the next round goes on with it
@@ -340,8 +419,26 @@ func (s *Store) eachChunk(r *repacking, p *pack, chunks []packChunk, do func(f *
 		if err := do(f, c, stored); err != nil {
 			return err
 		}
+		r.read++
 	}
 	return nil
+}
+
+// stillNamed says whether a pack's index on the disk is the one that names it.
+func stillNamed(f *os.File, p *pack) error {
+	if _, err := readPackIndex(f, p.size); err != nil {
+		return err
+	}
+	name, err := readPackName(f, p.size)
+	if err == nil && name != p.hash {
+		err = replication.ErrBadHash
+	}
+	return err
+}
+
+func (s *Store) isUnfit(p *pack) bool {
+	_, bad := s.unfit.Load(p.hash)
+	return bad
 }
 
 func isDamage(err error) bool {
@@ -396,7 +493,7 @@ func (s *Store) copyPacks(r *repacking, w *PackWriter, missing map[replication.H
 		switch {
 		case errors.Is(err, errEnough):
 			return nil
-		case err == nil, errors.Is(err, fs.ErrNotExist): // a scrub set it aside
+		case err == nil, errors.Is(err, fs.ErrNotExist) && w.failed == nil: // a scrub set it aside
 		case isDamage(err) && w.failed == nil:
 			s.unfit.Store(p.hash, struct{}{})
 			s.log.Error("a pack is not written anew with others; understudy scrub mends it", "pack", p.path(), "error", err)

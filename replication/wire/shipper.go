@@ -219,6 +219,9 @@ func (s *Shipper) squash(newest *replication.Manifest, peer replication.State) [
 	return []step{{m: &m, base: base, squashed: true}}
 }
 
+// mostAnew is how often packs that are gone are asked for again: all of a store's may be written anew while they travel.
+const mostAnew = 20
+
 // step sends one generation's chunks, then commits it: as a delta where the peer
 // has its base and so do we.
 func (s *Shipper) step(ctx context.Context, p Peer, st step, r *Report) error {
@@ -229,10 +232,10 @@ func (s *Shipper) step(ctx context.Context, p Peer, st step, r *Report) error {
 		m.Delta = st.m.DeltaFrom(st.base)
 	}
 	offer := store.Added(&m)
-	for again, anew := false, false; ; {
+	for again, anew := false, 0; ; {
 		err := s.chunks(ctx, p, m.ID, offer, r)
-		if !anew && errors.Is(err, fs.ErrNotExist) {
-			anew = true
+		if anew < mostAnew && errors.Is(err, fs.ErrNotExist) {
+			anew++
 			continue // a pack of ours was written anew with others since it was looked up; or the peer lacks a file
 		}
 		if err != nil {
