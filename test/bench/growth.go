@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"image/color"
+	"math"
 	"path/filepath"
 	"slices"
 
@@ -81,6 +82,11 @@ func draw(points []point, path string) error {
 		l.Color, s.Color, s.Shape = plotutil.Color(i), plotutil.Color(i), plotutil.Shape(i)
 		p.Add(l, s)
 		p.Legend.Add(line.name, l, s)
+	}
+	// From one power of ten to another: only those have a number.
+	p.Y.Min, p.Y.Max = math.Pow(10, math.Floor(math.Log10(p.Y.Min))), math.Pow(10, math.Ceil(math.Log10(p.Y.Max)))
+	if p.Y.Min == p.Y.Max {
+		p.Y.Max *= 10
 	}
 	return p.Save(16*vg.Centimeter, 10*vg.Centimeter, path)
 }
