@@ -46,19 +46,37 @@ func TestBitFlippedInHalfAPack(t *testing.T) {
 	p := plainPair(t)
 	write(t, filepath.Join(p.n1.tree(), "long"), noise(9, 3*full)) // some writes of the wire's
 	p.sealHome()
-	if _, met, err := p.shipOver(fault{messages: never, bytes: 2 * full}); !met || err == nil {
-		t.Fatalf("the line was not cut: %v", err)
-	}
-	p.settled()
-	half := p.n2.files(t, "incoming")
-	if len(half) != 1 {
-		t.Fatalf("half a pack was to be there, and not %q", half)
-	}
-	flipBit(t, half[0], 5000)
+	const at = 5000
+	half := p.halfSent(at)
+	flipBit(t, half, at)
 	p.check()
 	must(t, p.shipped())
 	p.check()
 	p.heal()
+}
+
+// halfSent ships until the line is cut, and is where more than so many bytes of a pack then are.
+func (p *pair) halfSent(bytes int64) (path string) {
+	p.t.Helper()
+	for range 20 { // what was sent when the line was cut may not have been written yet
+		if _, met, err := p.shipOver(fault{messages: never, bytes: 2 * full}); !met || err == nil {
+			p.t.Fatalf("the line was not cut: %v", err)
+		}
+		p.settled()
+		half := p.n2.files(p.t, "incoming")
+		if len(half) > 1 {
+			p.t.Fatalf("half a pack was to be there, and not %q", half)
+		}
+		if len(half) == 1 {
+			fi, err := os.Stat(half[0])
+			must(p.t, err)
+			if fi.Size() > bytes {
+				return half[0]
+			}
+		}
+	}
+	p.t.Fatalf("not once were %d bytes of a pack there after the cut", bytes)
+	return ""
 }
 
 // TestBitFlippedInAPack: one that is in the standby's store. Nothing of what cannot be
