@@ -320,8 +320,14 @@ func TestWrittenToAllTheTime(t *testing.T) {
 				close(stop)
 				<-stopped
 			}()
-			for range 10 {
-				b.must(t)
+			for captured := 0; captured < 10; {
+				was := g.is
+				_, err := b.capture()
+				if errors.Is(err, replication.ErrUnchanged) && bytes.Equal(g.is, was) {
+					continue // the writer has not had its turn
+				}
+				treetest.Must(t, err)
+				captured++
 				if !bytes.Equal(b.content(t, "db"), g.is) {
 					t.Fatal("something else was captured")
 				}
