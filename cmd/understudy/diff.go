@@ -27,7 +27,7 @@ history does; "head" is the newest. It needs no agent.`,
   understudy diff registry 7.118 6.40.1 --summary`,
 		Args: cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			kept, _, err := flags.open(cmd, args[0])
+			kept, err := flags.open(cmd, args[0])
 			if err != nil {
 				return err
 			}

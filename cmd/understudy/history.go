@@ -27,7 +27,7 @@ It needs no agent. Another node keeps a history of its own.`,
 		Example: "  understudy history registry",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			kept, _, err := flags.open(cmd, args[0])
+			kept, err := flags.open(cmd, args[0])
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 
@@ -21,15 +22,25 @@ func (f *keptFlags) add(c *cobra.Command) {
 
 // open finds the store. Without a configuration that can be read it is where it is by
 // default: what is kept must be got at on a broken node, too.
-func (f *keptFlags) open(c *cobra.Command, service string) (agent.Kept, store.Policy, error) {
+func (f *keptFlags) open(c *cobra.Command, service string) (agent.Kept, error) {
 	k := agent.Kept{Store: api.DefaultStore, Service: service, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	conf, err := config.Load(f.config)
 	if err == nil {
 		k.Store = conf.Store
-		return k, conf.Retention, nil
+		return k, nil
 	}
 	if c.Flags().Changed("config") {
-		return k, store.Policy{}, err
+		return k, err
 	}
-	return k, store.DefaultPolicy, nil
+	return k, nil
+}
+
+// retention is what this node is configured to keep. It has no default here: on a broken node that
+// may be less than what was asked for.
+func (f *keptFlags) retention() (store.Policy, error) {
+	conf, err := config.Load(f.config)
+	if err != nil {
+		return store.Policy{}, fmt.Errorf("nothing is dropped, for what is to be kept is not known: %w", err)
+	}
+	return conf.Retention, nil
 }

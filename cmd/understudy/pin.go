@@ -16,7 +16,7 @@ func pinCommand(a *app) *cobra.Command {
 		Example: `  understudy pin registry 7.118 --why "before the upgrade"`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			kept, _, err := flags.open(cmd, args[0])
+			kept, err := flags.open(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -40,7 +40,7 @@ func unpinCommand(a *app) *cobra.Command {
 		Short: "Leave a pinned generation to this node's retention again",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			kept, _, err := flags.open(cmd, args[0])
+			kept, err := flags.open(cmd, args[0])
 			if err != nil {
 				return err
 			}

@@ -25,7 +25,11 @@ the live data is at, and every diverged generation. Packs go an hour after their
 		Example: "  understudy prune registry --dry-run",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			kept, policy, err := flags.open(cmd, args[0])
+			kept, err := flags.open(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			policy, err := flags.retention()
 			if err != nil {
 				return err
 			}

@@ -24,7 +24,7 @@ The generation before them stays pinned until understudy unpin.`,
 		Example: "  understudy release registry",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			kept, _, err := flags.open(cmd, args[0])
+			kept, err := flags.open(cmd, args[0])
 			if err != nil {
 				return err
 			}

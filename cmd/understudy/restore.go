@@ -86,7 +86,7 @@ func (r *restoring) check() error {
 
 // write is --to.
 func (r *restoring) write(cmd *cobra.Command, service string) error {
-	kept, _, err := r.flags.open(cmd, service)
+	kept, err := r.flags.open(cmd, service)
 	if err != nil {
 		return err
 	}
