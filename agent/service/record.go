@@ -51,14 +51,16 @@ func recordPath(dir, service string) string { return filepath.Join(dir, service+
 // load reads a service's record; a service never seen is a stopped one.
 func load(dir, service string) (record, error) {
 	var r record
-	b, err := os.ReadFile(recordPath(dir, service))
+	b, err := durable.ReadSummed(recordPath(dir, service))
 	if errors.Is(err, fs.ErrNotExist) {
 		return record{Role: api.RoleStopped, BootID: bootID(), Spec: api.Spec{Service: service}}, nil
 	}
-	if err != nil {
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	} else if !errors.Is(err, durable.ErrSum) {
 		return r, err
 	}
-	if err := json.Unmarshal(b, &r); err != nil {
+	if err != nil {
 		return r, fmt.Errorf("the record %s of service %s cannot be read: %w; if the node's disk was damaged, move the file away: the service then starts here as on a new node", recordPath(dir, service), service, err)
 	}
 	return r, nil
@@ -70,7 +72,7 @@ func (r record) save(dir string) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(recordPath(dir, r.Spec.Service), b, 0o600, nil)
+	return durable.WriteSummed(recordPath(dir, r.Spec.Service), b, 0o600, nil)
 }
 
 // Known lists the services that have a record in dir.

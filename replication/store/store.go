@@ -244,18 +244,19 @@ func (s *Store) headSum(head replication.ID) (replication.Hash, error) {
 
 // Term is the highest term known, 0 at first.
 func (s *Store) Term() (uint64, error) {
-	b, err := os.ReadFile(s.path("term"))
+	b, err := durable.ReadSummed(s.path("term"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, err
+		return 0, s.damaged(err)
 	}
-	return parseTerm(b)
+	t, err := parseTerm(b)
+	return t, s.damaged(err)
 }
 
 func parseTerm(b []byte) (uint64, error) {
-	text := string(bytes.TrimSuffix(b, []byte("\n")))
+	text := string(b)
 	t, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || strconv.FormatUint(t, 10) != text {
 		return 0, fmt.Errorf("%w: the store's term is %.40q, not a number", replication.ErrFormat, b)
@@ -273,23 +274,24 @@ func (s *Store) fenceLocked(term uint64) error {
 	if err != nil || term <= known {
 		return err
 	}
-	return durable.WriteFile(s.path("term"), []byte(strconv.FormatUint(term, 10)+"\n"), fileMode, s.o.Hook)
+	return durable.WriteSummed(s.path("term"), []byte(strconv.FormatUint(term, 10)), fileMode, s.o.Hook)
 }
 
 // Head is the generation committed last; zero: none.
 func (s *Store) Head() (replication.ID, error) {
-	b, err := os.ReadFile(s.path("head"))
+	b, err := durable.ReadSummed(s.path("head"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return replication.ID{}, nil
 	}
 	if err != nil {
-		return replication.ID{}, err
+		return replication.ID{}, s.damaged(err)
 	}
-	return parseHead(b)
+	id, err := parseHead(b)
+	return id, s.damaged(err)
 }
 
 func parseHead(b []byte) (replication.ID, error) {
-	text := string(bytes.TrimSuffix(b, []byte("\n")))
+	text := string(b)
 	id, err := replication.ParseID(text)
 	if err != nil || text == "" {
 		return replication.ID{}, fmt.Errorf("%w: the store's head is %.60q", replication.ErrFormat, b)
@@ -298,7 +300,16 @@ func parseHead(b []byte) (replication.ID, error) {
 }
 
 func (s *Store) setHeadLocked(id replication.ID) error {
-	return durable.WriteFile(s.path("head"), []byte(id.String()+"\n"), fileMode, s.o.Hook)
+	return durable.WriteSummed(s.path("head"), []byte(id.String()), fileMode, s.o.Hook)
+}
+
+// damaged says what to do where the store no longer knows where it is. That is never guessed:
+// with a lower term a sender that was fenced off could write here again.
+func (s *Store) damaged(err error) error {
+	if !errors.Is(err, durable.ErrSum) && !errors.Is(err, replication.ErrFormat) {
+		return err
+	}
+	return fmt.Errorf("%w; once another node is active, stop understudy.service here, move %s away and start it: what the other node has is sent anew", err, s.path("."))
 }
 
 // have is what have.json holds.

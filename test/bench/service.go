@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -209,5 +210,6 @@ func (s *site) interval(ctx context.Context, every string) error {
 // head is n2's head, as its store has it on disk.
 func (s *site) head() (string, error) {
 	b, err := os.ReadFile(s.n2.HostPath(store + "/services/" + s.current.name + "/head"))
-	return string(b), err
+	id, _, _ := strings.Cut(string(b), " ") // its checksum
+	return id, err
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/understudy-ha/understudy/replication"
@@ -129,4 +130,47 @@ func TestBitFlippedInTheReplica(t *testing.T) {
 	must(t, p.n2.withEngine(nil, func(e *engine.Engine) error { return e.Recheck() }))
 	p.check()
 	p.heal()
+}
+
+// TestBitFlippedInWhereItIs: in the store's own small files. Neither an earlier generation nor a
+// lower term is believed; what only saves work is done without.
+func TestBitFlippedInWhereItIs(t *testing.T) {
+	for name, file := range map[string]string{
+		"head": "store/services/" + svc + "/head", "term": "store/services/" + svc + "/term", "applied": "store/live/" + svc + "/applied",
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := plainPair(t)
+			path := filepath.Join(p.n2.dir, file)
+			whole, err := os.ReadFile(path)
+			must(t, err)
+			for at := range whole[:len(whole)-1] {
+				flipBit(t, path, int64(at))
+				err := p.n2.withEngine(nil, func(e *engine.Engine) error {
+					_, err := e.Store().Term()
+					if _, herr := e.Head(); err == nil {
+						err = herr
+					}
+					if at := e.Applied(); err == nil && !at.IsZero() {
+						t.Errorf("with %q the trees are said to be at %s", whole, at)
+					}
+					return err
+				})
+				if (name == "applied") == (err != nil) || err != nil && !strings.Contains(err.Error(), "move "+filepath.Dir(path)+" away") {
+					t.Errorf("byte %d of %q: %v", at, whole, err)
+				}
+				must(t, os.WriteFile(path, whole, 0o600))
+			}
+			p.step()
+			p.sealHome()
+			flipBit(t, path, 0)
+			if err := p.shipped(); (name == "applied") == (err != nil) {
+				t.Errorf("sent to a store that does not know where it is: %v", err)
+			}
+			if name != "applied" {
+				must(t, os.WriteFile(path, whole, 0o600))
+			}
+			p.check()
+			p.heal()
+		})
+	}
 }
