@@ -44,7 +44,9 @@ func newPair(t testing.TB, n1, n2 *node, plant func(testing.TB, string)) *pair {
 func plainPair(t testing.TB) *pair {
 	t.Helper()
 	dir := t.TempDir()
-	return newPair(t, newNode(t, filepath.Join(dir, "n1")), newNode(t, filepath.Join(dir, "n2")), plant)
+	p := newPair(t, newNode(t, filepath.Join(dir, "n1")), newNode(t, filepath.Join(dir, "n2")), plant)
+	p.contain()
+	return p
 }
 
 // round is a whole cycle that nothing happens to: how many bytes it took on the line.
