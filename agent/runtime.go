@@ -224,6 +224,9 @@ func (r *runtimeAdapter) VolumePaths(ctx context.Context, names []string) (out m
 			}
 			continue
 		}
+		if ok && !isThere(known.path) {
+			ok = false // it was removed, and perhaps made anew
+		}
 		if ok && time.Since(known.at) < pathsKept {
 			out[name] = known.path
 			continue
@@ -241,6 +244,9 @@ func (r *runtimeAdapter) VolumePaths(ctx context.Context, names []string) (out m
 		if err != nil {
 			return nil, err
 		}
+		if !isThere(path) {
+			continue
+		}
 		r.mu.Lock()
 		if r.paths == nil {
 			r.paths = map[string]volumePath{}
@@ -250,6 +256,12 @@ func (r *runtimeAdapter) VolumePaths(ctx context.Context, names []string) (out m
 		out[name] = path
 	}
 	return out, nil
+}
+
+// isThere: also where that cannot be told. Who goes there then says what it is.
+func isThere(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 func (r *runtimeAdapter) Init(ctx context.Context, name string) error {

@@ -27,6 +27,9 @@ var (
 	ErrUnchanged = errors.New("nothing changed")
 	// ErrNotFound: the store has no such generation or chunk.
 	ErrNotFound = errors.New("not found")
+	// ErrMissingVolume: a volume that the service's definition names is not on this node. A
+	// generation without it would take it from every node that receives it.
+	ErrMissingVolume = errors.New("missing volume")
 	// ErrNoSpace: the disk is full, or so full that nothing new is taken.
 	ErrNoSpace = errors.New("no space left")
 )

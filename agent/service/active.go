@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -99,15 +100,13 @@ func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealRes
 	if err != nil {
 		return replication.SealResult{}, err
 	}
-	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
-	if err != nil {
+	q, err := s.sealRequestOf(ctx, rec.Term, def)
+	if err = errors.Join(err, s.gone(q)); err != nil {
 		return replication.SealResult{}, err
 	}
-	q := replication.SealRequest{
-		Term: rec.Term, Roots: paths, Definition: def.Bytes, Images: def.Images, FreezeMax: time.Duration(rec.Spec.FreezeMax),
-		Processes: func() ([]int, error) { return s.Procs.Members(rec.Spec.Containers) },
-		Packed:    packed,
-	}
+	q.FreezeMax = time.Duration(rec.Spec.FreezeMax)
+	q.Processes = func() ([]int, error) { return s.Procs.Members(rec.Spec.Containers) }
+	q.Packed = packed
 	s.consistently(&q, rec.Spec)
 	res, err := s.Replica.Seal(ctx, q)
 	if err == nil {

@@ -106,7 +106,12 @@ func (s *Service) sealAndShip(ctx context.Context, rec record, final bool) (clea
 	if err != nil {
 		return false, err
 	}
-	if archived != "" {
+	if len(req.Missing) > 0 {
+		s.wentWithout(req, archived)
+		if res.ID, err = s.Replica.Head(); err != nil { // the last that is whole
+			return false, err
+		}
+	} else if archived != "" {
 		s.decide(api.EventDiverged, rec.Term, "a newer term's data is here already; what the service wrote in term %[1]d is archived as %[2]s: understudy restore %[3]s %[2]s --to DIR", rec.Term, archived, s.name)
 	}
 	s.stepDone("seal", rec.Term, began)

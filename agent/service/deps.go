@@ -66,7 +66,7 @@ type Runtime interface {
 	// starting any. It says what it changed; a running container is never touched.
 	Realise(ctx context.Context, definition []byte) ([]string, error)
 	// VolumePaths finds the root directory of each volume; a volume that does
-	// not exist is missing from the answer.
+	// not exist, or whose directory does not, is missing from the answer.
 	VolumePaths(ctx context.Context, names []string) (map[string]string, error)
 	Init(ctx context.Context, name string) error
 	Start(ctx context.Context, name string) error
@@ -158,7 +158,7 @@ type Replica interface {
 	PendingImages() []string // paths of verified image archives to load
 	DropImage(path string)
 	// SealDirty seals what was written before the node went down; where a newer
-	// term's generations are here already, it archives it and says as what.
+	// term's generations are here already, or a volume is missing, it archives it and says as what.
 	SealDirty(ctx context.Context, req replication.SealRequest) (res replication.SealResult, archived string, err error)
 	// CheckTree keeps what was changed since the last apply without the cluster's
 	// knowledge: sealed, or archived. sure: also where that means to read everything.

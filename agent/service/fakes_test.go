@@ -34,6 +34,7 @@ type node struct {
 	hung     bool   // Podman does not answer
 	left     error  // what Evict finds
 	tree     int    // version of the live tree
+	gone     bool   // its volume is
 	history  []*replication.Manifest
 	trees    map[replication.ID]int
 	fenced   uint64
@@ -214,10 +215,22 @@ func (n *node) Realise(context.Context, []byte) ([]string, error) {
 			made = append(made, name)
 		}
 	}
+	if n.gone {
+		n.gone, n.tree = false, empty
+		made = append(made, "data")
+	}
 	return made, nil
 }
 
+// empty is the version of a tree that was just made.
+const empty = -1
+
 func (n *node) VolumePaths(context.Context, []string) (map[string]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.gone {
+		return nil, nil
+	}
 	return map[string]string{"data": "/data"}, nil
 }
 
@@ -401,6 +414,9 @@ func (r replica) Term() (uint64, error) { r.n.mu.Lock(); defer r.n.mu.Unlock(); 
 
 // Seal asks the application only where something has changed, as the engine does.
 func (r replica) Seal(ctx context.Context, q replication.SealRequest) (res replication.SealResult, err error) {
+	if len(q.Missing) > 0 {
+		return res, replication.ErrMissingVolume
+	}
 	r.n.sealing.Lock()
 	defer r.n.sealing.Unlock()
 	if q.Quiesce == nil || !r.changed(q.Term) {
@@ -536,8 +552,8 @@ func (r replica) ArchiveTree(context.Context, replication.SealRequest) (string, 
 }
 
 func (r replica) SealDirty(ctx context.Context, q replication.SealRequest) (replication.SealResult, string, error) {
-	if head, _ := r.Head(); head.Term > q.Term {
-		r.n.with(func() { r.n.archived = r.n.tree })
+	if head, _ := r.Head(); head.Term > q.Term || len(q.Missing) > 0 {
+		r.n.with(func() { r.n.archived, r.n.applied = r.n.tree, replication.ID{} })
 		return replication.SealResult{}, "archive", nil
 	}
 	res, err := r.Seal(ctx, q)
@@ -551,6 +567,9 @@ func (p pacemaker) Promoted(context.Context, string) (string, error) {
 }
 
 func (r replica) CheckTree(ctx context.Context, q replication.SealRequest, _ bool) (replication.SealResult, string, error) {
+	if len(q.Missing) > 0 {
+		return replication.SealResult{}, "", r.Recheck()
+	}
 	r.n.mu.Lock()
 	changed := r.n.applied.IsZero() || r.n.trees[r.n.applied] != r.n.tree
 	r.n.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/understudy-ha/understudy/agent/api"
 	"github.com/understudy-ha/understudy/replication"
@@ -81,6 +82,8 @@ func (s *Service) sealDirty(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("service %s: what it wrote on %s before it went down cannot be sealed: %w", s.name, s.Node, err)
+	case len(req.Missing) > 0:
+		s.wentWithout(req, archived)
 	case archived != "":
 		s.decide(api.EventDiverged, rec.Term, "what the service wrote here in term %d and nobody had received is archived as %[2]s: understudy restore %[3]s %[2]s --to DIR", rec.Term, archived, s.name)
 	case !res.ID.IsZero():
@@ -118,6 +121,8 @@ func (s *Service) keepStray(ctx context.Context, outside bool) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("service %s: what was written on %s outside the cluster cannot be kept: %w", s.name, s.Node, err)
+	case len(req.Missing) > 0:
+		s.wentWithout(req, archived)
 	case archived != "":
 		s.decide(api.EventDiverged, rec.Term, "what was written here outside the cluster is archived as %[1]s: understudy restore %[2]s %[1]s --to DIR", archived, s.name)
 	case !res.ID.IsZero():
@@ -132,8 +137,27 @@ func (s *Service) sealRequest(ctx context.Context, term uint64) (replication.Sea
 	if err != nil {
 		return replication.SealRequest{}, err
 	}
+	return s.sealRequestOf(ctx, term, def)
+}
+
+func (s *Service) sealRequestOf(ctx context.Context, term uint64, def Definition) (replication.SealRequest, error) {
 	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
-	return replication.SealRequest{Term: term, Roots: paths, Definition: def.Bytes, Images: def.Images}, err
+	r := replication.SealRequest{Term: term, Roots: paths, Definition: def.Bytes, Images: def.Images}
+	for _, v := range def.Volumes {
+		if _, ok := paths[v]; !ok {
+			r.Missing = append(r.Missing, v)
+		}
+	}
+	return r, err
+}
+
+// gone says that the service's definition names volumes that are not here.
+func (s *Service) gone(r replication.SealRequest) error {
+	if len(r.Missing) == 0 {
+		return nil
+	}
+	return api.Errorf(api.KindGeneric, "put it back as it was; or have it made again as it was in the last generation: pcs resource restart "+s.name,
+		"volume %s of service %s is not on %s any more, and nothing is captured without it", strings.Join(r.Missing, ", "), s.name, s.Node)
 }
 
 // localDefinition is the definition as Podman has it now; where Podman cannot
@@ -213,4 +237,17 @@ func (s *Service) reserve(ctx context.Context) error {
 		return fmt.Errorf("service %s: no term could be reserved in the CIB: %w", s.name, err)
 	}
 	return s.persist(func(r *record) { r.Reserved = term })
+}
+
+// wentWithout notes that the live tree is brought back to a generation because volumes of
+// it are gone, and where what was left of it is.
+func (s *Service) wentWithout(r replication.SealRequest, archived string) {
+	s.mu.Lock()
+	s.prepared = "" // it is made again
+	s.mu.Unlock()
+	event, left := api.EventRecover, "nothing that was not captured is left of its data"
+	if archived != "" {
+		event, left = api.EventDiverged, fmt.Sprintf("what is left is archived as %[1]s: understudy restore %[2]s %[1]s --to DIR", archived, s.name)
+	}
+	s.decide(event, r.Term, "volume %s is not here any more: this node goes on from the last generation; %s", strings.Join(r.Missing, ", "), left)
 }

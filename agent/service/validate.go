@@ -28,6 +28,8 @@ func (s *Service) validate(ctx context.Context, spec api.Spec) (caveats []string
 		// A standby before its first synchronisation has none; that is all right.
 	case len(missing) > 0 && !s.defines(missing):
 		wrong = append(wrong, fmt.Sprintf("%s does not exist on %s while %d others do", named(missing, spec.Absent), s.Node, len(spec.Containers)+len(spec.Absent)-len(missing)))
+	case len(missing) > 0:
+		// They were removed here, and are made again as the replica's definition says.
 	default:
 		var problems []string
 		if problems, caveats, err = s.Runtime.Problems(ctx, spec); err != nil {

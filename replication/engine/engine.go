@@ -141,6 +141,9 @@ func (e *Engine) Unkept() string { return e.applier.Unkept() }
 // Seal captures the live trees and commits them to the local store as the next
 // generation of the term. When nothing changed, neither is written nor frozen.
 func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (res replication.SealResult, err error) {
+	if len(r.Missing) > 0 {
+		return res, fmt.Errorf("%w: %s", replication.ErrMissingVolume, strings.Join(r.Missing, ", "))
+	}
 	if r.Freezer != nil || r.Loose {
 		// The clones save more time than they take, but for whoever gives up.
 		stop := context.AfterFunc(ctx, e.EndPromoted)

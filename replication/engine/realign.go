@@ -84,7 +84,7 @@ func (e *Engine) SealDirty(ctx context.Context, r replication.SealRequest) (res 
 	if err != nil {
 		return res, "", err
 	}
-	if newest <= r.Term {
+	if newest <= r.Term && len(r.Missing) == 0 {
 		if res, err = e.Seal(ctx, r); !errors.Is(err, replication.ErrStaleTerm) {
 			return res, "", err
 		}
@@ -115,7 +115,7 @@ func (e *Engine) CheckTree(ctx context.Context, r replication.SealRequest, sure 
 	if err != nil || !sure && e.indexOf(base) == nil {
 		return res, "", err
 	}
-	if at == head && newest <= r.Term {
+	if at == head && newest <= r.Term && len(r.Missing) == 0 {
 		res, err = e.Seal(ctx, r)
 		if err == nil && res.New {
 			return res, "", nil
@@ -185,6 +185,10 @@ func (e *Engine) archive(ctx context.Context, r replication.SealRequest, base *r
 		m.ID = replication.ID{Term: base.ID.Term, Seq: base.ID.Seq + 1}
 	}
 	m.ID.Term = max(m.ID.Term, 1) // what a node had before it was ever promoted
+
+	if len(r.Missing) > 0 && base != nil && len(m.DeltaFrom(base).Volumes) == 0 { // base has what is here
+		return "", e.applier.SetApplied(replication.ID{})
+	}
 	name, err := e.store.Diverge(m)
 	if err != nil {
 		return "", err

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -186,5 +187,59 @@ func TestVolumesComeAndGo(t *testing.T) {
 				t.Errorf("and once more: %+v, %v", res, err)
 			}
 		})
+	}
+}
+
+// A volume that the service's definition names is not on the node any more. No generation goes
+// without it; what the others hold is kept, and an apply makes all of it whole.
+func TestVolumeIsMissing(t *testing.T) {
+	for _, fs := range treetest.FileSystems {
+		for _, wrote := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, wrote %v", fs, wrote), func(t *testing.T) {
+				mnt := treetest.Mount(t, fs)
+				roots := map[string]string{"data": mnt + "/data", "gone": mnt + "/gone"}
+				a := newSeveral(t, mnt+"/store", roots)
+				treetest.Write(t, roots["data"]+"/f", []byte("data"))
+				treetest.Write(t, roots["gone"]+"/g", []byte("of value"))
+				res, err := a.seal(nil)
+				treetest.Must(t, err)
+				treetest.Must(t, a.Recheck()) // its containers run
+				treetest.Must(t, os.RemoveAll(roots["gone"]))
+				if wrote {
+					treetest.Write(t, roots["data"]+"/f", []byte("written since"))
+				}
+				r := replication.SealRequest{Term: 1, Roots: map[string]string{"data": roots["data"]}, Missing: []string{"gone"}, Definition: []byte("def")}
+				if _, err := a.Seal(t.Context(), r); !errors.Is(err, replication.ErrMissingVolume) || !strings.Contains(err.Error(), "gone") {
+					t.Errorf("sealed without it: %v", err)
+				}
+				sealed, archived, err := a.SealDirty(t.Context(), r)
+				if err != nil || !sealed.ID.IsZero() || (archived != "") != wrote {
+					t.Errorf("sealed as %s, archived as %q, %v", sealed.ID, archived, err)
+				}
+				if at := a.Applied(); !at.IsZero() {
+					t.Errorf("the trees are said to be at %s", at)
+				}
+				if head, err := a.Head(); err != nil || head != res.ID {
+					t.Errorf("the head is %s (%v), it was %s", head, err, res.ID)
+				}
+				if wrote {
+					treetest.Must(t, a.CheckRestore(t.Context(), archived))
+				}
+				treetest.Must(t, os.MkdirAll(roots["gone"], 0o755)) // as Podman makes it
+				treetest.Must(t, a.Apply(t.Context(), roots))
+				if got := listing(t, roots["data"]) + ", " + listing(t, roots["gone"]); got != "f=data, g=of value" {
+					t.Errorf("the trees are %q", got)
+				}
+
+				// The same while the node was a standby, and clean.
+				treetest.Must(t, os.RemoveAll(roots["gone"]))
+				if _, archived, err := a.CheckTree(t.Context(), r, false); err != nil || archived != "" || !a.Applied().IsZero() {
+					t.Errorf("archived as %q, %v; the trees are said to be at %s", archived, err, a.Applied())
+				}
+				if head, err := a.Head(); err != nil || head != res.ID {
+					t.Errorf("the head is %s (%v), it was %s", head, err, res.ID)
+				}
+			})
+		}
 	}
 }

@@ -48,6 +48,7 @@ func TestCluster(t *testing.T) {
 		{"scrub", testScrub},
 		{"suspect", testSuspect},
 		{"restore", testRestore},
+		{"volume-removed", testVolumeRemoved},
 		{"parity", testParity},
 		{"three-tier", testThreeTier},
 	} {

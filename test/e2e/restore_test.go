@@ -68,3 +68,30 @@ func testRestore(t *testing.T, c *cluster) {
 	}
 	has(false)
 }
+
+// testVolumeRemoved removes a volume of the active node, and its container with it. No generation
+// goes without it: the service comes up again with all that was captured, on one node or the other.
+func testVolumeRemoved(t *testing.T, c *cluster) {
+	active, _ := c.roles(t)
+	w := c.writing(t)
+	w.more(t, 20)
+	acked := w.stop()
+	_, err := c.Agent(active).Replicate(limited(t, time.Minute), stack.Service)
+	must(t, err)
+	since := time.Now()
+	c.sh(t, active, "podman volume rm --force ledger-data")
+	eventually(t, time.Minute, "the node to say so", func() error {
+		return lacks(c.journal(t, active, since), "volume ledger-data is not here any more: this node goes on from the last generation")
+	})
+	c.settle(t)
+	if lost := c.lost(t, acked); len(lost) > 0 {
+		t.Errorf("lost are %s", extent(lost))
+	}
+	c.level(t)
+	c.sameLedger(t)
+	for _, n := range c.Nodes() {
+		if s := c.mustService(t, n).Suspects; len(s) > 0 {
+			t.Errorf("%s: %+v", n.Name(), s)
+		}
+	}
+}
