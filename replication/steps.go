@@ -26,7 +26,8 @@ type Step struct {
 // Steps lists all of them, in the order of a generation's way. Whatever is killed at
 // one, the standby is at one committed generation or finishes an apply to one, and the
 // next cycle goes on from there: package test/fault tries each. Not in it are "flags *" of what is immutable or
-// append-only, which package apply's own tests try, and "cloned *" after a promotion, where there is nothing to be lost.
+// append-only, which package apply's own tests try, the writing of "ends" with each new term, which store's do, and "cloned *" after a
+// promotion, where there is nothing to be lost.
 func Steps() []Step {
 	return slices.Concat(
 		of(Sender, written("term"), []string{

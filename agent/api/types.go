@@ -186,32 +186,34 @@ type ActionResult struct {
 
 // ServiceStatus is one node's view of one service, as gossiped and shown.
 type ServiceStatus struct {
-	Service   string    `json:"service"`
-	Role      Role      `json:"role"`
-	Health    Health    `json:"health"`
-	Term      uint64    `json:"term"`                // highest term this node knows
-	Committed string    `json:"committed,omitempty"` // generation committed last, "term.sequence"
-	Applied   string    `json:"applied,omitempty"`   // generation the live tree is at
-	FreshAt   int64     `json:"fresh_at"`            // Unix ns: the data was at the committed generation at least until then (by the clock of the node that says so)
-	Clean     bool      `json:"clean,omitempty"`     // demoted, and what was sealed last is on another node
-	Base      string    `json:"base,omitempty"`      // active: the generation its term started from
-	VIPs      []string  `json:"vips,omitempty"`      // addresses held
-	Images    []string  `json:"images,omitempty"`    // image IDs the service needs that are present
-	Missing   []string  `json:"missing,omitempty"`   // image IDs it needs that are not
-	Score     int       `json:"score"`               // promotion score, 0: must not be promoted
-	Blockers  []string  `json:"blockers,omitempty"`  // what stops a takeover on this node, in words
-	Warnings  []string  `json:"warnings,omitempty"`
-	Loose     bool      `json:"loose,omitempty"`   // active, with consistency=none: what is captured is not of one instant
-	Sockets   int       `json:"sockets,omitempty"` // active: in the volumes; they are left out of what is captured
-	FreezeP50 Duration  `json:"freeze_p50,omitempty"`
-	FreezeP99 Duration  `json:"freeze_p99,omitempty"`
-	FreezeMax Duration  `json:"freeze_max,omitempty"`
-	Diverged  []string  `json:"diverged,omitempty"` // archived diverged generations held here
-	Lacks     int       `json:"lacks,omitempty"`    // chunks and generations that its disk has forgotten
-	Suspects  []Suspect `json:"suspects,omitempty"` // what this node received and looks like an attack on the data
-	Held      string    `json:"held,omitempty"`     // the generation that a promotion of this node goes on from, as what follows is suspect
-	Space     string    `json:"space,omitempty"`    // how the store's disk stands: SpaceShort, SpaceFull; empty: well
-	Scrubbed  int64     `json:"scrubbed,omitempty"` // Unix ns: all that is kept was verified last then (by the clock of the node that says so)
+	Service   string `json:"service"`
+	Role      Role   `json:"role"`
+	Health    Health `json:"health"`
+	Term      uint64 `json:"term"`                // highest term this node knows
+	Committed string `json:"committed,omitempty"` // generation committed last, "term.sequence"
+	Applied   string `json:"applied,omitempty"`   // generation the live tree is at
+	FreshAt   int64  `json:"fresh_at"`            // Unix ns: the data was at the committed generation at least until then (by the clock of the node that says so)
+	Clean     bool   `json:"clean,omitempty"`     // demoted, and what was sealed last is on another node
+	Base      string `json:"base,omitempty"`      // active: the generation its term started from
+	// Ends: active: the sequence with which each of the newest earlier terms ended in its history.
+	Ends      map[uint64]uint64 `json:"ends,omitempty"`
+	VIPs      []string          `json:"vips,omitempty"`     // addresses held
+	Images    []string          `json:"images,omitempty"`   // image IDs the service needs that are present
+	Missing   []string          `json:"missing,omitempty"`  // image IDs it needs that are not
+	Score     int               `json:"score"`              // promotion score, 0: must not be promoted
+	Blockers  []string          `json:"blockers,omitempty"` // what stops a takeover on this node, in words
+	Warnings  []string          `json:"warnings,omitempty"`
+	Loose     bool              `json:"loose,omitempty"`   // active, with consistency=none: what is captured is not of one instant
+	Sockets   int               `json:"sockets,omitempty"` // active: in the volumes; they are left out of what is captured
+	FreezeP50 Duration          `json:"freeze_p50,omitempty"`
+	FreezeP99 Duration          `json:"freeze_p99,omitempty"`
+	FreezeMax Duration          `json:"freeze_max,omitempty"`
+	Diverged  []string          `json:"diverged,omitempty"` // archived diverged generations held here
+	Lacks     int               `json:"lacks,omitempty"`    // chunks and generations that its disk has forgotten
+	Suspects  []Suspect         `json:"suspects,omitempty"` // what this node received and looks like an attack on the data
+	Held      string            `json:"held,omitempty"`     // the generation that a promotion of this node goes on from, as what follows is suspect
+	Space     string            `json:"space,omitempty"`    // how the store's disk stands: SpaceShort, SpaceFull; empty: well
+	Scrubbed  int64             `json:"scrubbed,omitempty"` // Unix ns: all that is kept was verified last then (by the clock of the node that says so)
 }
 
 // Suspect is a run of generations that look like an attack on the data, until a person

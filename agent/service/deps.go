@@ -150,6 +150,8 @@ type Replica interface {
 	Promoted()
 	// EndPromoted ends what Promoted began, if that is still going on.
 	EndPromoted()
+	// Ends are the sequences with which the newest terms before the head's ended in its history.
+	Ends() map[uint64]uint64
 	// Recheck makes the next Apply look at the whole live tree.
 	Recheck() error
 	// Realign archives what goes beyond base as diverged and sets the head back to it.

@@ -522,6 +522,7 @@ func (r replica) Revert(name string, q replication.SealRequest) (replication.ID,
 	return id, nil, nil
 }
 
+func (r replica) Ends() map[uint64]uint64 { return nil }
 func (r replica) Recheck() error {
 	r.n.with(func() { r.n.applied = replication.ID{} })
 	return nil

@@ -304,6 +304,29 @@ func TestFormerActiveTurnsRound(t *testing.T) {
 	}
 }
 
+// TestParting: the active may have been promoted more than once since it was heard of.
+func TestParting(t *testing.T) {
+	active := api.ServiceStatus{Term: 9, Base: "8.50", Ends: map[uint64]uint64{3: 7, 5: 24, 8: 50}}
+	for head, want := range map[string]string{
+		"8.50": "8.50", "8.51": "8.50", "8.20": "8.50", // of the term before
+		"5.24": "5.24", "5.30": "5.24", "5.2": "5.24", // of an earlier one
+		"6.3": "5.24", "4.1": "3.7", // of one that wrote nothing there
+		"2.1": "8.50", // of one before all that is known: not turned round
+		"9.1": "8.50",
+	} {
+		id, err := replication.ParseID(head)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := parting(id, active); err != nil || got.String() != want {
+			t.Errorf("%s: %s (%v), want %s", head, got, err, want)
+		}
+	}
+	if got, err := parting(replication.ID{Term: 4, Seq: 1}, api.ServiceStatus{Term: 9, Base: "8.50"}); err != nil || got.String() != "8.50" {
+		t.Errorf("of an active that does not say: %s, %v", got, err)
+	}
+}
+
 // TestPowerCutThenNewHistory: the active loses power; before it is started again, the
 // new active's first generation has arrived. What was written unseen is archived.
 func TestPowerCutThenNewHistory(t *testing.T) {

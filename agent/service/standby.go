@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -121,7 +122,7 @@ func (s *Service) turnRound(ctx context.Context) error {
 	if err != nil || head.IsZero() || active.Term <= head.Term {
 		return err
 	}
-	base, err := replication.ParseID(active.Base)
+	base, err := parting(head, active)
 	if err != nil || head.Compare(base) <= 0 {
 		return err
 	}
@@ -138,6 +139,25 @@ func (s *Service) turnRound(ctx context.Context) error {
 		s.decide(api.EventDiverged, head.Term, "what this node wrote after generation %s and nobody had received is archived as %[2]s (understudy restore %[4]s %[2]s --to DIR); term %[3]d of the new active goes on from %[1]s", base, name, active.Term, s.name)
 	}
 	return nil
+}
+
+// parting is the generation up to which our history, that leads to head, can be the active's: what
+// its term began from, or, where that is not the next after ours, with what ours ended there.
+func parting(head replication.ID, active api.ServiceStatus) (replication.ID, error) {
+	base, err := replication.ParseID(active.Base)
+	if err != nil || head.Compare(base) > 0 {
+		return base, err
+	}
+	if seq, ok := active.Ends[head.Term]; ok {
+		return replication.ID{Term: head.Term, Seq: seq}, nil
+	}
+	// A term that is not among those around it is not in its history at all.
+	terms := slices.Sorted(maps.Keys(active.Ends))
+	at, _ := slices.BinarySearch(terms, head.Term)
+	if at == 0 || head.Term >= base.Term {
+		return base, nil
+	}
+	return replication.ID{Term: terms[at-1], Seq: active.Ends[terms[at-1]]}, nil
 }
 
 // archiveOwn archives the data that this node had of its own, in volumes of the

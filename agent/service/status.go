@@ -26,7 +26,7 @@ func (s *Service) Status() api.ServiceStatus {
 		st.Warnings = append(st.Warnings, fmt.Sprintf("%d chunks or generations of its store were lost to damage and have not come again from another node; see understudy scrub %s there", st.Lacks, s.name))
 	}
 	if rec.Role == api.RoleActive {
-		st.Term, st.Base, st.Applied = rec.Term, rec.Base, head.String()
+		st.Term, st.Base, st.Applied, st.Ends = rec.Term, rec.Base, head.String(), s.Replica.Ends()
 		st.Loose = rec.Spec.Consistency == api.ConsistencyNone
 		held, missing, _ := s.VIP.Held(rec.Spec)
 		st.VIPs = held

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -71,6 +72,23 @@ func (e *Engine) Realign(ctx context.Context, base replication.ID) (archived []s
 	e.head = nil
 	e.mu.Unlock()
 	return archived, nil
+}
+
+// mostEnds is how many terms other nodes are told of.
+const mostEnds = 16
+
+// Ends are the sequences with which the newest terms before the head's ended in its history: a
+// former active finds in it where its own history parts from this one.
+func (e *Engine) Ends() map[uint64]uint64 {
+	ends, err := e.store.Ends()
+	if err != nil {
+		e.log.Warn("where earlier terms ended cannot be read", "error", err)
+	}
+	terms := slices.Sorted(maps.Keys(ends))
+	for _, term := range terms[:max(0, len(terms)-mostEnds)] {
+		delete(ends, term)
+	}
+	return ends
 }
 
 // SealDirty takes care of what containers wrote on this node in a term that

@@ -128,6 +128,9 @@ func (s *Store) commitLocked(m *replication.Manifest, b []byte, received bool) e
 	if err := s.stampLocked(stamp{name: generationName(m.ID), sum: m.Sum(), whole: whole, did: did}); err != nil {
 		return err
 	}
+	if err := s.endTermLocked(m.ID); err != nil {
+		return err
+	}
 	if err := s.setHeadLocked(m.ID); err != nil {
 		return err
 	}

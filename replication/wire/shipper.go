@@ -19,6 +19,8 @@ type Source interface {
 	Service() string
 	State() (replication.State, error)
 	Load(id replication.ID) (*replication.Manifest, error)
+	// Ends are the last generations, by their sequence, of earlier terms in our history.
+	Ends() (map[uint64]uint64, error)
 	// Missing returns those of hs that the store has not got.
 	Missing(hs []replication.Hash) ([]replication.Hash, error)
 	// PacksFor lists packs that hold the chunks; cleanup is never nil.
@@ -193,13 +195,26 @@ func (s *Shipper) sameTerm(ours, peer replication.State) error {
 // What we have committed is one line, so what we have of the peer's head is an
 // ancestor. Of what we have not: within one term there is one writer and one line,
 // so a lower sequence of the term in which our chain breaks off is an ancestor, too.
-// Of other terms that cannot be told.
+// Of an earlier term the store remembers with which generation it ended in our line:
+// what is not later is an ancestor. Of terms that it does not know that cannot be told.
 func (s *Shipper) squashPruned(newest *replication.Manifest, lost replication.ID, peer replication.State) ([]step, error) {
 	if m, err := s.o.Source.Load(peer.Head); err == nil && m.Sum().String() == peer.HeadSum {
 		return s.squash(newest, peer), nil
 	}
 	if lost.Term == peer.Head.Term && peer.Head.Seq < lost.Seq {
 		return s.squash(newest, peer), nil
+	}
+	ends, err := s.o.Source.Ends()
+	if err != nil {
+		return nil, err
+	}
+	end, known := ends[peer.Head.Term]
+	if known && peer.Head.Seq <= end {
+		return s.squash(newest, peer), nil
+	}
+	if known {
+		return nil, fmt.Errorf("%w: the peer's generation %s is not in our history: of its term, that goes to %s",
+			replication.ErrWrongParent, peer.Head, replication.ID{Term: peer.Head.Term, Seq: end})
 	}
 	return nil, fmt.Errorf("%w: the peer is at %s and we keep nothing before %s, so its history cannot be compared with ours",
 		replication.ErrWrongParent, peer.Head, lost)

@@ -2,9 +2,11 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -129,8 +131,48 @@ func TestShipPruned(t *testing.T) {
 	seal(t, src, id(3, 3), id(3, 2), noise(8, 10))
 	_, err = src.Prune(store.Policy{KeepLast: 2})
 	ok(t, err)
-	_, err = sh.Ship(t.Context(), r.dial(t)) // whether 2.1 is on our line nobody knows any more
+	other := pipeReceiver(t) // was active in term 2 for longer than anybody has heard of
+	seal(t, other.s, id(2, 2), id(0, 0), noise(9, 10))
+	_, err = sh.Ship(t.Context(), other.dial(t))
 	wantErr(t, err, replication.ErrWrongParent)
+	if !strings.Contains(err.Error(), "goes to 2.1") {
+		t.Error(err)
+	}
+	got, err = sh.Ship(t.Context(), r.dial(t)) // 2.1 is not kept any more, but it is known that our line went through it
+	ok(t, err)
+	if !got.Squashed || got.Generations != 1 || got.Peer.Head != id(3, 3) {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// TestPeerWasAwayForLong: a former active comes back when nothing of its term is kept any more. What
+// it has that the new term began from is gone on with; where it has more, it is told so.
+func TestPeerWasAwayForLong(t *testing.T) {
+	for had, want := range map[uint64]error{3: nil, 4: nil, 5: replication.ErrWrongParent} {
+		t.Run(fmt.Sprint("1.", had), func(t *testing.T) {
+			src, r := openStore(t, t.TempDir()), pipeReceiver(t)
+			chain(t, src, 4)
+			chain(t, r.s, int(had))
+			for i := range uint64(30) {
+				seal(t, src, id(2, i+1), map[bool]replication.ID{true: id(1, 4), false: id(2, i)}[i == 0], noise(200+i, 20))
+			}
+			_, err := src.Prune(store.Policy{KeepLast: 2})
+			ok(t, err)
+			if _, err := src.Load(id(1, 4)); !errors.Is(err, replication.ErrNotFound) {
+				t.Fatalf("1.4 is still kept: %v", err)
+			}
+			before := r.committed(t)
+			got, err := NewShipper(ShipperOptions{Source: src}).Ship(t.Context(), r.dial(t))
+			if !errors.Is(err, want) {
+				t.Fatalf("%+v, %v", got, err)
+			}
+			if want != nil {
+				r.unchanged(t, before)
+			} else if head, err := r.s.Head(); err != nil || head != id(2, 30) {
+				t.Errorf("the peer is at %s, %v", head, err)
+			}
+		})
+	}
 }
 
 // TestShipToAPeerFarBehind: of all that lies between, nothing is kept, but what the

@@ -34,6 +34,7 @@ func TestCluster(t *testing.T) {
 		{"killed-in-freeze", testKilledInFreeze},
 		{"partition", testPartition},
 		{"power-loss", testPowerLoss},
+		{"away-for-long", testAwayForLong},
 		{"matrix", testMatrix},
 		{"stop-alone", testStopAlone},
 		{"duplicate-address", testDuplicateAddress},

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -203,4 +204,40 @@ func lastBefore(t *testing.T, c *cluster, n *lab.Node) time.Time {
 	}
 	t.Fatalf("%s was not fenced", n.Name())
 	return time.Time{}
+}
+
+// testAwayForLong: the active node loses power and stays away until nothing of its term is kept any
+// more on the node that took over. What it wrote unseen is archived, and it follows again.
+func testAwayForLong(t *testing.T, c *cluster) {
+	active, standby := c.roles(t)
+	w := c.writing(t)
+	pause(t, 3*time.Second) // some generations of its term
+	must(t, c.SetAutoBoot(false)) // who fences it is to leave it off
+	t.Cleanup(func() { must(t, c.SetAutoBoot(true)) })
+	must(t, active.PowerOff(limited(t, 30*time.Second)))
+	c.waitRole(t, standby, api.RoleActive)
+	st := c.mustService(t, standby)
+	first := fmt.Sprint(st.Term, ".1") // which names what it began from
+	term, _, _ := strings.Cut(st.Base, ".")
+	eventually(t, 2*time.Minute, "the former term to be pruned", func() error {
+		c.sh(t, standby, "understudy prune registry --yes") // by itself it does so once a minute
+		var h api.History
+		if err := json.Unmarshal([]byte(c.sh(t, standby, "understudy history registry --json")), &h); err != nil {
+			return err
+		}
+		for _, g := range h.Generations {
+			if strings.HasPrefix(g.ID, term+".") || g.ID == first {
+				return fmt.Errorf("%s is one of %d generations; its term began from %s", g.ID, len(h.Generations), st.Base)
+			}
+		}
+		return nil
+	})
+	must(t, active.Boot(limited(t, 2*time.Minute)))
+	c.settle(t)
+	acked := w.stop()
+	c.level(t)
+	c.sameLedger(t)
+	if lost := c.lost(t, acked); len(lost) > 0 {
+		t.Logf("lost with the node are %s", extent(lost))
+	}
 }
