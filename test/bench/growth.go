@@ -88,5 +88,8 @@ func draw(points []point, path string) error {
 	if p.Y.Min == p.Y.Max {
 		p.Y.Max *= 10
 	}
+	if p.Y.Min < 1 {
+		p.Y.Min *= 1 - 1e-9 // LogTicks cuts a logarithm of -0.9999 off at 0, and begins there
+	}
 	return p.Save(16*vg.Centimeter, 10*vg.Centimeter, path)
 }
