@@ -26,14 +26,13 @@ type Step struct {
 // Steps lists all of them, in the order of a generation's way. Whatever is killed at
 // one, the standby is at one committed generation or finishes an apply to one, and the
 // next cycle goes on from there: package test/fault tries each. Not in it are "flags *" of what is immutable or
-// append-only, which package apply's own tests try, the writing of "ends" with each new term, which store's do, and "cloned *" after a
-// promotion, where there is nothing to be lost.
+// append-only, which package apply's own tests try, and "cloned *" after a promotion, where there is nothing to be lost.
 func Steps() []Step {
 	return slices.Concat(
 		of(Sender, written("term"), []string{
 			"look", "read *", "freeze", "set aside *", "thaw", "hash *",
 			"sync pack", "rename *.pack", "syncdir *.pack",
-		}, written("*.manifest"), []string{"append times"}, written("head"), []string{
+		}, written("*.manifest"), []string{"append times"}, written("ends"), written("head"), []string{
 			"state of *", "missing chunks of *", "pack *", "hand in *.pack", "commit *", "hand in *.manifest", "image *", "hand in *.image",
 		}),
 		of(Receiver, []string{
@@ -41,7 +40,7 @@ func Steps() []Step {
 			"open *.pack", "append *.pack", "close *.pack", "accept *.pack",
 			"sync pack", "rename *.pack", "syncdir *.pack", "answer *.pack",
 			"open *.manifest", "append *.manifest", "close *.manifest", "accept *.manifest",
-		}, written("term"), written("*.manifest"), []string{"append times"}, written("head"), []string{
+		}, written("term"), written("*.manifest"), []string{"append times"}, written("ends"), written("head"), []string{
 			"consume *.manifest", "answer *.manifest",
 			"open *.image", "append *.image", "close *.image", "accept *.image",
 			"sync *.image", "rename *.image", "syncdir *.image", "answer *.image",

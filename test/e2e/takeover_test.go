@@ -211,7 +211,7 @@ func lastBefore(t *testing.T, c *cluster, n *lab.Node) time.Time {
 func testAwayForLong(t *testing.T, c *cluster) {
 	active, standby := c.roles(t)
 	w := c.writing(t)
-	pause(t, 3*time.Second) // some generations of its term
+	pause(t, 3*time.Second)       // some generations of its term
 	must(t, c.SetAutoBoot(false)) // who fences it is to leave it off
 	t.Cleanup(func() { must(t, c.SetAutoBoot(true)) })
 	must(t, active.PowerOff(limited(t, 30*time.Second)))
