@@ -216,25 +216,3 @@ func TestSuspectIsTakenBack(t *testing.T) {
 		t.Errorf("pins after the release: %+v, %v", pins, err)
 	}
 }
-
-// A volume that leaves the service takes its history of changes with it: it could come back
-// encrypted, and there would be nothing to compare it with.
-func TestVolumeIsDropped(t *testing.T) {
-	a, b := victim(t)
-	good, err := b.Head()
-	if err != nil {
-		t.Fatal(err)
-	}
-	other := t.TempDir()
-	a.script("cp -a docs " + other)
-	res, err := a.Seal(t.Context(), replication.SealRequest{Term: 1, Roots: map[string]string{"other": other}, Definition: []byte("def")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.send(b, res.ID)
-	list := b.Suspects()
-	if len(list) != 1 || list[0].First != res.ID || list[0].Before != good || !strings.Contains(list[0].Why, "not part of the service any more, with its 85 files") {
-		t.Fatalf("not seen, or not as what it is: %+v", list)
-	}
-	wantPinned(t, b, good, res.ID)
-}

@@ -78,8 +78,6 @@ func Judge(vs []Volume, u Usual) string {
 
 func (v *Volume) judge(u Usual) string {
 	switch {
-	case v.Dropped && v.Gone > 0: // it could come back as anything: there would be nothing to compare it with
-		return fmt.Sprintf("it is not part of the service any more, with its %d files", v.Gone)
 	case v.noised(u):
 		return fmt.Sprintf("%d files that could be compressed are noise now, of %d that changed, as if they had been encrypted", v.Noised, v.Changed)
 	case v.manyNames(u):

@@ -39,7 +39,6 @@ type Volume struct {
 	Eligible    int            // of Changed: could be compressed before
 	NoisedBytes int64          // of the new content of Noised
 	Suffixes    map[string]int // of Renamed: the suffix that was added
-	Dropped     bool           // it is not the service's any more
 	before      tally          // of Eligible: the content that was replaced
 	after       tally          // and what replaced it
 }
@@ -83,10 +82,10 @@ func Measure(m, base *replication.Manifest, lengths Lengths) ([]Volume, error) {
 	for i := range base.Volumes {
 		v := &base.Volumes[i]
 		changes := byVolume[v.Name]
-		if changes == nil {
+		if changes == nil || m.Volume(v.Name) == nil { // a volume that is not the service's any more was not attacked
 			continue
 		}
-		r := Volume{Name: v.Name, Entries: v.Entries.Len() - 1, Suffixes: map[string]int{}, Dropped: m.Volume(v.Name) == nil}
+		r := Volume{Name: v.Name, Entries: v.Entries.Len() - 1, Suffixes: map[string]int{}}
 		pairs := r.sort(changes)
 		if err := weigh(pairs, lengths); err != nil {
 			return nil, err
