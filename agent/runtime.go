@@ -174,6 +174,7 @@ func (r *runtimeAdapter) definition(d *podman.Definition, raw []byte) service.De
 	for _, b := range d.Binds {
 		if b.Volume != "" {
 			r.binds[b.Volume] = b.Path
+			out.Binds = append(out.Binds, b.Volume)
 		}
 	}
 	r.mu.Unlock()
@@ -243,9 +244,6 @@ func (r *runtimeAdapter) VolumePaths(ctx context.Context, names []string) (out m
 		}
 		if err != nil {
 			return nil, err
-		}
-		if !isThere(path) {
-			continue
 		}
 		r.mu.Lock()
 		if r.paths == nil {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -122,8 +120,8 @@ func (c *Client) inspectVolume(ctx context.Context, name string) (*types.VolumeC
 	})
 }
 
-// EnsureVolume makes the volume if it is not there, or its directory, if somebody has removed
-// that. One that is there but was made otherwise is an error: to make it again would delete its data.
+// EnsureVolume makes the volume if it is not there. One that is there but was
+// made otherwise is an error: to make it again would delete its data.
 func (c *Client) EnsureVolume(ctx context.Context, def VolumeDef) (created bool, err error) {
 	have, err := c.inspectVolume(ctx, def.Name)
 	if err == nil {
@@ -132,11 +130,7 @@ func (c *Client) EnsureVolume(ctx context.Context, def VolumeDef) (created bool,
 				"if its data on this node is not needed, remove it there with `podman volume rm "+def.Name+"`",
 				"volume %s exists on this node with another %s than on the active", def.Name, diff)
 		}
-		path := volumeDef(have).directory(have.Mountpoint)
-		if _, err := os.Stat(path); path == "" || !errors.Is(err, fs.ErrNotExist) {
-			return false, nil
-		}
-		return true, os.MkdirAll(path, 0o755)
+		return false, nil
 	}
 	if !errors.Is(err, ErrNotFound) || def.Anonymous { // that comes with its container
 		return false, ignoreNotFound(err)

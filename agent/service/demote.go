@@ -108,7 +108,7 @@ func (s *Service) sealAndShip(ctx context.Context, rec record, final bool) (clea
 	}
 	if len(req.Missing) > 0 {
 		s.wentWithout(req, archived)
-		if res.ID, err = s.Replica.Head(); err != nil { // the last that is whole
+		if res.ID, err = s.Replica.Head(); err != nil || res.ID.IsZero() { // the last that is whole
 			return false, err
 		}
 	} else if archived != "" {

@@ -40,6 +40,7 @@ type Definition struct {
 	Names   []string          // containers, in the order in which they are started
 	Infra   map[string]string // container in a pod → the container that holds the pod's namespaces
 	Images  []string          // image IDs
+	Binds   []string          // of Volumes: those that are bind mounts' directories
 	Volumes []string          // trees that are replicated: volumes, and bind mounts where that was asked for
 	Chowns  bool              // setting a container up changes the trees
 }
@@ -65,8 +66,8 @@ type Runtime interface {
 	// Realise makes networks, volumes and containers as defined, without
 	// starting any. It says what it changed; a running container is never touched.
 	Realise(ctx context.Context, definition []byte) ([]string, error)
-	// VolumePaths finds the root directory of each volume; a volume that does
-	// not exist, or whose directory does not, is missing from the answer.
+	// VolumePaths finds the root directory of each volume; a volume that Podman does not know, or
+	// a bind mount's directory that is not there, is missing from the answer.
 	VolumePaths(ctx context.Context, names []string) (map[string]string, error)
 	Init(ctx context.Context, name string) error
 	Start(ctx context.Context, name string) error

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,13 +29,14 @@ type node struct {
 	states   map[string]string // container → created, initialized, running
 	held     map[string]bool
 	scores   int
-	term     uint64 // highest in the CIB
-	refuse   error  // of the duplicate probe
-	addErr   error  // an address cannot be added
-	hung     bool   // Podman does not answer
-	left     error  // what Evict finds
-	tree     int    // version of the live tree
-	gone     bool   // its volume is
+	term     uint64      // highest in the CIB
+	refuse   error       // of the duplicate probe
+	addErr   error       // an address cannot be added
+	hung     bool        // Podman does not answer
+	left     error       // what Evict finds
+	tree     int         // version of the live tree
+	gone     bool        // its volume is
+	bound    atomic.Bool // its volume is a bind mount
 	history  []*replication.Manifest
 	trees    map[replication.ID]int
 	fenced   uint64
@@ -202,7 +204,11 @@ func (n *node) Define(context.Context, api.Spec) (Definition, error) {
 }
 
 func (n *node) Parse(b []byte) (Definition, error) {
-	return Definition{Bytes: b, Names: testSpec.Containers, Images: []string{"sha256:1"}, Volumes: []string{"data"}}, nil
+	d := Definition{Bytes: b, Names: testSpec.Containers, Images: []string{"sha256:1"}, Volumes: []string{"data"}}
+	if n.bound.Load() { // also where the node is locked
+		d.Binds = d.Volumes
+	}
+	return d, nil
 }
 
 func (n *node) Realise(context.Context, []byte) ([]string, error) {

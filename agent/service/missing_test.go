@@ -1,6 +1,7 @@
 package service
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -65,6 +66,42 @@ func TestVolumeIsGone(t *testing.T) {
 					t.Errorf("promoted, the tree is version %d, and not %d", n.tree, was+started)
 				}
 			})
+		})
+	}
+}
+
+// TestFileSystemIsNotMounted: what is not there may only not be mounted, with data that nobody has.
+// The node stays dirty and is not started, until it is.
+func TestFileSystemIsNotMounted(t *testing.T) {
+	for name, unmount := range map[string]func(n *node){
+		"of a bind mount":  func(n *node) { n.gone = true; n.bound.Store(true) },
+		"of all of Podman": func(n *node) { n.gone = true; clear(n.states) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, s, _, _ := aged(t)
+			s.loop.stop()
+			var whole map[string]string
+			n.with(func() {
+				for c := range n.states {
+					n.states[c] = "created"
+				}
+				clear(n.held)
+				whole = maps.Clone(n.states)
+				unmount(n)
+			})
+			if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
+				t.Fatal(err)
+			}
+			s = n.agent()
+			if _, _, err := do(s, api.ActionStart); err == nil || !strings.Contains(err.Error(), "mount what") {
+				t.Errorf("started: %v", err)
+			}
+			if !s.snapshot().Dirty || n.archived != 0 {
+				t.Errorf("what was written last is given up: %+v, archived %d", s.snapshot(), n.archived)
+			}
+			n.with(func() { n.gone, n.states = false, whole })
+			must(t, s, api.ActionStart)
+			wantSealed(t, n)
 		})
 	}
 }

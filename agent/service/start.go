@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -78,6 +79,13 @@ func (s *Service) sealDirty(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(req.Missing) > 0 && len(req.Roots) == 0 {
+		if missing, err := s.missingContainers(ctx, rec.Spec); err != nil || len(missing) == len(rec.Spec.Containers)+len(rec.Spec.Absent) {
+			return errors.Join(err, api.Errorf(api.KindInstalled,
+				"mount what Podman keeps them on; if they were removed on purpose, make an empty volume (podman volume create) and take the service back with understudy restore",
+				"service %s wrote on %s what is not captured, and Podman knows none of its containers and volumes any more", s.name, s.Node))
+		}
+	}
 	res, archived, err := s.Replica.SealDirty(ctx, req)
 	switch {
 	case err != nil:
@@ -121,8 +129,6 @@ func (s *Service) keepStray(ctx context.Context, outside bool) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("service %s: what was written on %s outside the cluster cannot be kept: %w", s.name, s.Node, err)
-	case len(req.Missing) > 0:
-		s.wentWithout(req, archived)
 	case archived != "":
 		s.decide(api.EventDiverged, rec.Term, "what was written here outside the cluster is archived as %[1]s: understudy restore %[2]s %[1]s --to DIR", archived, s.name)
 	case !res.ID.IsZero():
@@ -143,12 +149,19 @@ func (s *Service) sealRequest(ctx context.Context, term uint64) (replication.Sea
 func (s *Service) sealRequestOf(ctx context.Context, term uint64, def Definition) (replication.SealRequest, error) {
 	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
 	r := replication.SealRequest{Term: term, Roots: paths, Definition: def.Bytes, Images: def.Images}
+	if err != nil {
+		return r, err
+	}
 	for _, v := range def.Volumes {
-		if _, ok := paths[v]; !ok {
+		_, ok := paths[v]
+		if !ok && slices.Contains(def.Binds, v) { // its file system may not be mounted, and hold what nobody has
+			return r, api.Errorf(api.KindGeneric, "mount what it is on, or put it back as it was", "the directory of bind mount %s of service %s is not there on %s", v, s.name, s.Node)
+		}
+		if !ok {
 			r.Missing = append(r.Missing, v)
 		}
 	}
-	return r, err
+	return r, nil
 }
 
 // gone says that the service's definition names volumes that are not here.
@@ -156,7 +169,7 @@ func (s *Service) gone(r replication.SealRequest) error {
 	if len(r.Missing) == 0 {
 		return nil
 	}
-	return api.Errorf(api.KindGeneric, "put it back as it was; or have it made again as it was in the last generation: pcs resource restart "+s.name,
+	return api.Errorf(api.KindGeneric, "pcs resource restart "+s.name+" makes it again as it was in the last generation; what all volumes were given since is then archived",
 		"volume %s of service %s is not on %s any more, and nothing is captured without it", strings.Join(r.Missing, ", "), s.name, s.Node)
 }
 

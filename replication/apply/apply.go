@@ -104,10 +104,13 @@ func (a *Applier) Applied() (id replication.ID, err error) {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, durable.ErrSum) {
 		return id, nil // the next Apply looks at all of the trees
 	}
-	if err == nil {
-		id, err = replication.ParseID(string(b))
+	if err != nil {
+		return id, err
 	}
-	return id, err
+	if id, err = replication.ParseID(string(b)); err != nil {
+		return replication.ID{}, nil //nolint:nilerr // damaged, too
+	}
+	return id, nil
 }
 
 // Pending is the journal of an apply that is under way or was interrupted, nil where
@@ -118,15 +121,12 @@ func (a *Applier) Pending() (*Journal, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if errors.Is(err, durable.ErrSum) { // of some apply; from where does not matter, then
-		return &Journal{}, nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, durable.ErrSum) {
 		return nil, err
 	}
 	var j Journal
-	if err := json.Unmarshal(b, &j); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", a.journalPath(), replication.ErrFormat, err)
+	if err != nil || json.Unmarshal(b, &j) != nil {
+		return &Journal{}, nil // damaged: of some apply; from where does not matter, then
 	}
 	return &j, nil
 }

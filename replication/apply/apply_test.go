@@ -185,3 +185,19 @@ func TestAppliedDoesNotWaitForAnApply(t *testing.T) {
 		t.Error("nobody asked during the apply")
 	}
 }
+
+// TestDamagedJournal: an apply was under way, of what nobody can tell any more.
+func TestDamagedJournal(t *testing.T) {
+	for _, damaged := range []string{"", "{", `{"From":{},"To":{}}-00000000`} {
+		r := newRig(t, treetest.Mount(t, "ext4"))
+		treetest.Write(t, r.src+"/file", []byte("content"))
+		r.cycle(t)
+		treetest.Must(t, os.WriteFile(r.dst+"/file", []byte("half written"), 0o600))
+		treetest.Must(t, os.WriteFile(r.applier.journalPath(), []byte(damaged), 0o600))
+		if at, err := r.applier.Applied(); err != nil || !at.IsZero() {
+			t.Errorf("with the journal %q the trees are at %s, %v", damaged, at, err)
+		}
+		r.apply(t)
+		r.check(t)
+	}
+}

@@ -3,6 +3,7 @@ package durable
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -28,7 +29,7 @@ func TestSummed(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, err := ReadSummed(path)
-			if err == nil && string(got) != text && len(got) <= len(text)+8 {
+			if err == nil && string(got) != text && (len(got) <= len(text)+8 || strings.Trim(string(got), "0123456789.") == "") {
 				t.Errorf("of %q, bit %d flipped, was read %q", whole, bit, got)
 			}
 		}

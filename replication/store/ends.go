@@ -59,7 +59,8 @@ func (s *Store) endTermLocked(next replication.ID) error {
 	was := maps.Clone(ends)
 	// What is said of this term and of later ones is of a line that a Reset has left.
 	maps.DeleteFunc(ends, func(term, _ uint64) bool { return term >= head.Term })
-	if !head.IsZero() {
+	// One that is not the first of its term was squashed: what lay between is not known here.
+	if !head.IsZero() && next.Seq == 1 {
 		ends[head.Term] = head.Seq
 	}
 	for len(ends) > mostEnds {

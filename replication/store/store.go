@@ -309,7 +309,7 @@ func (s *Store) damaged(err error) error {
 	if !errors.Is(err, durable.ErrSum) && !errors.Is(err, replication.ErrFormat) {
 		return err
 	}
-	return fmt.Errorf("%w; once another node is active, stop understudy.service here, move %s away and start it: what the other node has is sent anew", err, s.path("."))
+	return fmt.Errorf("%[1]w; once another node is active, stop understudy.service here, move services/%[2]s, live/%[2]s and state/%[2]s.json in the store's directory away and start it: the data here is archived, and what the other node has is sent anew", err, s.Service())
 }
 
 // have is what have.json holds.

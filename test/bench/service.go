@@ -210,6 +210,6 @@ func (s *site) interval(ctx context.Context, every string) error {
 // head is n2's head, as its store has it on disk.
 func (s *site) head() (string, error) {
 	b, err := os.ReadFile(s.n2.HostPath(store + "/services/" + s.current.name + "/head"))
-	id, _, _ := strings.Cut(string(b), " ") // its checksum
+	id, _, _ := strings.Cut(string(b), "-") // its checksum
 	return id, err
 }

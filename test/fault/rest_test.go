@@ -155,7 +155,7 @@ func TestBitFlippedInWhereItIs(t *testing.T) {
 					}
 					return err
 				})
-				if (name == "applied") == (err != nil) || err != nil && !strings.Contains(err.Error(), "move "+filepath.Dir(path)+" away") {
+				if (name == "applied") == (err != nil) || err != nil && !strings.Contains(err.Error(), "move services/"+svc+", live/"+svc) {
 					t.Errorf("byte %d of %q: %v", at, whole, err)
 				}
 				must(t, os.WriteFile(path, whole, 0o600))
