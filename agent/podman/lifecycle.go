@@ -22,9 +22,15 @@ const killMargin = 2 * time.Second
 // ErrNoAddress: it publishes a port on an address that is not here, the virtual
 // one say. That container can only be started, once the address is here.
 func (c *Client) Init(ctx context.Context, name string) error {
-	err := do(ctx, c, "initialise container "+name, func(ctx context.Context) error {
-		return containers.ContainerInit(ctx, name, nil)
-	})
+	initialise := func() error {
+		return do(ctx, c, "initialise container "+name, func(ctx context.Context) error {
+			return containers.ContainerInit(ctx, name, nil)
+		})
+	}
+	err := initialise()
+	if stillborn(err) {
+		err = initialise()
+	}
 	if err == nil || errors.Is(err, ErrNotFound) || ctx.Err() != nil {
 		return err
 	}
@@ -59,7 +65,21 @@ func (c *Client) Start(ctx context.Context, name string) error {
 	return noAddress(name, c.start(ctx, name))
 }
 
+// stillborn: runc's own child died before it had set anything up, as happens now and then on a busy
+// machine. Nothing has come of it, so it is tried once more.
+func stillborn(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "waiting for init preliminary setup")
+}
+
 func (c *Client) start(ctx context.Context, name string) error {
+	err := c.startOnce(ctx, name)
+	if stillborn(err) {
+		err = c.startOnce(ctx, name)
+	}
+	return err
+}
+
+func (c *Client) startOnce(ctx context.Context, name string) error {
 	return do(ctx, c, "start container "+name, func(ctx context.Context) error {
 		return containers.Start(ctx, name, nil)
 	})
