@@ -80,10 +80,14 @@ func (s *Service) sealDirty(ctx context.Context) error {
 		return err
 	}
 	if len(req.Missing) > 0 && len(req.Roots) == 0 {
-		if missing, err := s.missingContainers(ctx, rec.Spec); err != nil || len(missing) == len(rec.Spec.Containers)+len(rec.Spec.Absent) {
-			return errors.Join(err, api.Errorf(api.KindInstalled,
+		missing, err := s.missingContainers(ctx, rec.Spec)
+		if err != nil {
+			return err
+		}
+		if len(missing) == len(rec.Spec.Containers)+len(rec.Spec.Absent) {
+			return api.Errorf(api.KindInstalled,
 				"mount what Podman keeps them on; if they were removed on purpose, make an empty volume (podman volume create) and take the service back with understudy restore",
-				"service %s wrote on %s what is not captured, and Podman knows none of its containers and volumes any more", s.name, s.Node))
+				"service %s wrote on %s what is not captured, and Podman knows none of its containers and volumes any more", s.name, s.Node)
 		}
 	}
 	res, archived, err := s.Replica.SealDirty(ctx, req)

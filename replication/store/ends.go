@@ -21,7 +21,8 @@ const mostEnds = 4096
 
 // Ends are the last generations of earlier terms in the line that leads to the head, by term. What
 // is of such a term and not later than its end is an ancestor of the head, as a term has one writer
-// and one line; what is later is not. Terms that are not in it: not known, or not in the line.
+// and one line; what is later is not. A term between two of them is not in the line; nothing is
+// known of what lies before the first.
 func (s *Store) Ends() (map[uint64]uint64, error) {
 	head, err := s.Head()
 	if err != nil {
@@ -57,10 +58,12 @@ func (s *Store) endTermLocked(next replication.ID) error {
 		return err
 	}
 	was := maps.Clone(ends)
-	// What is said of this term and of later ones is of a line that a Reset has left.
-	maps.DeleteFunc(ends, func(term, _ uint64) bool { return term >= head.Term })
-	// One that is not the first of its term was squashed: what lay between is not known here.
-	if !head.IsZero() && next.Seq == 1 {
+	// What is said of this term and of later ones is of a line that a Reset has left. One that is not
+	// the first of its term was squashed: what lay between is not known here, and as whoever reads it
+	// takes a term that lacks between two others for one of another line, there must be no gaps.
+	squashed := next.Seq != 1
+	maps.DeleteFunc(ends, func(term, _ uint64) bool { return squashed || term >= head.Term })
+	if !head.IsZero() && !squashed {
 		ends[head.Term] = head.Seq
 	}
 	for len(ends) > mostEnds {

@@ -66,4 +66,10 @@ func TestEnds(t *testing.T) {
 	want(nil)
 	put(id(8, 1), id(7, 1))
 	want(map[uint64]uint64{7: 1})
+	put(id(9, 1), id(8, 1))
+	want(map[uint64]uint64{7: 1, 8: 1})
+	put(id(12, 40), id(9, 1)) // squashed: 10 and 11 may lie between
+	want(nil)
+	put(id(13, 1), id(12, 40))
+	want(map[uint64]uint64{12: 40})
 }
