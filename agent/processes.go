@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/understudy-ha/understudy/agent/cgroup"
 	"github.com/understudy-ha/understudy/agent/service"
 	"github.com/understudy-ha/understudy/replication"
@@ -89,6 +91,50 @@ func onlyMonitors(dir string) bool {
 		}
 	}
 	return true
+}
+
+// Elsewhere compares what is mounted in the container's first process with what is at the path
+// now. What cannot be looked at, as in a process that has changed its root, is not named.
+func (p *processes) Elsewhere(c service.Container, roots map[string]string) []string {
+	if c.PID <= 0 || c.StartTime != 0 && cgroup.StartTime(c.PID) != c.StartTime {
+		return nil
+	}
+	root := filepath.Join("/proc", strconv.Itoa(c.PID), "root")
+	if at, err := os.Readlink(root); err != nil || at != "/" {
+		return nil
+	}
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var out []string
+	for tree, at := range c.Trees {
+		if path, ok := roots[tree]; ok && isAnother(fd, at, path) {
+			out = append(out, tree)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// isAnother says whether at, below the root that fd is of, is certainly not what is at the path.
+func isAnother(fd int, at, path string) bool {
+	// Links are the container's own, and lead nowhere out of it.
+	in, err := unix.Openat2(fd, at, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Close(in) }()
+	var inside, outside unix.Stat_t
+	if err := unix.Stat(path, &outside); err != nil {
+		return errors.Is(err, unix.ENOENT)
+	}
+	if unix.Fstat(in, &inside) != nil || inside.Dev == outside.Dev && inside.Ino == outside.Ino {
+		return false
+	}
+	var fs unix.Statfs_t // an overlay over it (:O) is another directory by design
+	return inside.Dev == outside.Dev || unix.Fstatfs(in, &fs) == nil && fs.Type != unix.OVERLAYFS_SUPER_MAGIC
 }
 
 // AskToEnd spares the time that Podman takes to send the signal.

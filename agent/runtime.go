@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -68,7 +69,30 @@ func (r *runtimeAdapter) Inspect(ctx context.Context, name string) (service.Cont
 	if c.PID > 0 {
 		out.StartTime = cgroup.StartTime(c.PID)
 	}
+	out.Trees = r.treesOf(c.Mounts)
 	return out, nil
+}
+
+// treesOf are the volumes, and the replicated bind mounts by the names of their trees, with
+// where the container has them.
+func (r *runtimeAdapter) treesOf(mounts []podman.Mount) map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	bound := make(map[string]string, len(r.binds))
+	for tree, path := range r.binds {
+		bound[path] = tree
+	}
+	out := map[string]string{}
+	for _, m := range mounts {
+		tree := m.Volume
+		if tree == "" {
+			tree = bound[filepath.Clean(m.Source)]
+		}
+		if tree != "" && m.SubPath == "" {
+			out[tree] = m.Destination
+		}
+	}
+	return out
 }
 
 func healthOf(h podman.HealthStatus) api.Health {

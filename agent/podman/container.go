@@ -50,6 +50,7 @@ type Mount struct {
 	Volume      string
 	Source      string // on the host
 	Destination string
+	SubPath     string // of the volume, when only that is mounted
 	Driver      string
 	RW          bool
 }
@@ -149,7 +150,7 @@ func fromInspect(d *define.InspectContainerData) Container {
 	}
 	for _, m := range d.Mounts {
 		out.Mounts = append(out.Mounts, Mount{
-			Type: m.Type, Volume: m.Name, Source: m.Source, Destination: m.Destination, Driver: m.Driver, RW: m.RW,
+			Type: m.Type, Volume: m.Name, Source: m.Source, Destination: m.Destination, SubPath: m.SubPath, Driver: m.Driver, RW: m.RW,
 		})
 	}
 	out.Networks, out.Ports = networksOf(d), portsOf(d)

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -121,7 +124,8 @@ func (c *Client) inspectVolume(ctx context.Context, name string) (*types.VolumeC
 }
 
 // EnsureVolume makes the volume if it is not there. One that is there but was
-// made otherwise is an error: to make it again would delete its data.
+// made otherwise is an error: to make it again would delete its data. Of one that
+// Podman knows and whose directory is gone, that is made.
 func (c *Client) EnsureVolume(ctx context.Context, def VolumeDef) (created bool, err error) {
 	have, err := c.inspectVolume(ctx, def.Name)
 	if err == nil {
@@ -130,7 +134,14 @@ func (c *Client) EnsureVolume(ctx context.Context, def VolumeDef) (created bool,
 				"if its data on this node is not needed, remove it there with `podman volume rm "+def.Name+"`",
 				"volume %s exists on this node with another %s than on the active", def.Name, diff)
 		}
-		return false, nil
+		if def.place() != onNode || have.Mountpoint == "" {
+			return false, nil
+		}
+		dir := filepath.Join(c.opts.Root, have.Mountpoint)
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+		return true, os.MkdirAll(dir, 0o755)
 	}
 	if !errors.Is(err, ErrNotFound) || def.Anonymous { // that comes with its container
 		return false, ignoreNotFound(err)

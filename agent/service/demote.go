@@ -59,6 +59,7 @@ func (s *Service) demote(ctx context.Context) error {
 // middle of the move, and if the other node fails, this one has the newest data.
 func (s *Service) leaveActive(ctx context.Context, final bool) error {
 	rec := s.snapshot()
+	s.lastLook(ctx)
 	began := s.Now()
 	gone, err := s.quiesce(ctx, rec.Spec)
 	if err != nil {

@@ -32,6 +32,7 @@ type Container struct {
 	StopSignal  string // name or number
 	Infra       bool   // it holds the namespaces of a pod: on a standby it may run, and then it is Initialised
 	Health      api.Health
+	Trees       map[string]string // trees that it mounts (see Definition.Volumes), each with where it has it
 }
 
 // Definition is what re-creates a service's containers elsewhere.
@@ -103,6 +104,10 @@ type Processes interface {
 	Evict(ctx context.Context, names []string) error
 	// Members lists the processes of the named containers.
 	Members(names []string) ([]int, error)
+	// Elsewhere names those of the roots in whose place the container, which is set up or runs,
+	// has another directory: what was at the path then was moved, removed or unmounted. There is
+	// nothing at the path "".
+	Elsewhere(c Container, roots map[string]string) []string
 	// Freezer stops all the named containers at one instant.
 	Freezer(service string, names []string, max time.Duration) replication.Freezer
 }

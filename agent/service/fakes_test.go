@@ -46,8 +46,9 @@ type node struct {
 	shipped  replication.ID
 	archived int // version of the tree in the archive
 	pinned   []string
-	lost     int // what the store lacks
-	sockets  int // in the live tree
+	moved    map[string]bool // containers that have another directory than the volume's
+	lost     int             // what the store lacks
+	sockets  int             // in the live tree
 	unkept   string
 	cloning  bool
 	suspect  []store.Suspect
@@ -167,7 +168,7 @@ func (n *node) Inspect(_ context.Context, name string) (Container, error) {
 	if !ok {
 		return Container{}, ErrNoContainer
 	}
-	return Container{Name: name, ID: name + "-id", Running: st == "running", Initialised: st == "initialized", PID: 1, Health: api.HealthHealthy}, nil
+	return Container{Name: name, ID: name + "-id", Running: st == "running", Initialised: st == "initialized", PID: 1, Health: api.HealthHealthy, Trees: map[string]string{"data": "/data"}}, nil
 }
 
 func (n *node) set(name, state string) error {
@@ -260,6 +261,7 @@ func (n *node) Start(_ context.Context, name string) error {
 }
 
 func (n *node) Stop(_ context.Context, name string, _ time.Duration) error {
+	n.with(func() { delete(n.moved, name) }) // it is set up anew, with what is there now
 	return n.set(name, "created")
 }
 
@@ -318,11 +320,21 @@ func (p procs) Evict(_ context.Context, names []string) error {
 		return p.n.left
 	}
 	for _, name := range names {
+		delete(p.n.moved, name)
 		if _, ok := p.n.states[name]; ok {
 			p.n.states[name] = "created"
 		}
 	}
 	return nil
+}
+
+func (p procs) Elsewhere(c Container, _ map[string]string) (trees []string) {
+	p.n.with(func() {
+		if p.n.moved[c.Name] {
+			trees = []string{"data"}
+		}
+	})
+	return trees
 }
 func (p procs) Members([]string) ([]int, error)                             { return nil, nil }
 func (p procs) Freezer(string, []string, time.Duration) replication.Freezer { return nil }

@@ -4,13 +4,27 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
 )
 
-// TestVolumeIsGone: somebody has removed a volume of the active node. Nothing is sealed
-// without it; with the next demotion or start the node goes on from the last generation.
+// TestVolumeIsGone: somebody has removed a volume of the active node, or put another directory in
+// its place. Nothing is sealed without it; with the next demotion or start the node goes on from
+// the last generation.
 func TestVolumeIsGone(t *testing.T) {
+	for how, test := range map[string]struct {
+		lose func(n *node)
+		says string
+	}{
+		"removed": {func(n *node) { n.gone = true }, "volume data of service registry is not on n1"},
+		"moved":   {func(n *node) { n.moved = map[string]bool{"web": true} }, "what is at its path is not what its containers have"},
+	} {
+		t.Run(how, func(t *testing.T) { volumeIsGone(t, test.lose, test.says) })
+	}
+}
+
+func volumeIsGone(t *testing.T, lose func(n *node), says string) {
 	for name, leave := range map[string]func(t *testing.T, n *node, s *Service) *Service{
 		"demote": func(t *testing.T, _ *node, s *Service) *Service { must(t, s, api.ActionDemote); return s },
 		"stop": func(t *testing.T, _ *node, s *Service) *Service {
@@ -24,6 +38,7 @@ func TestVolumeIsGone(t *testing.T) {
 					n.states[c] = "created"
 				}
 				clear(n.held)
+				clear(n.moved)
 			})
 			if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
 				t.Fatal(err)
@@ -35,10 +50,13 @@ func TestVolumeIsGone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, s, old, was := aged(t)
-			n.with(func() { n.gone = true })
+			n.with(func() { lose(n) })
 			_, err := s.Replicate(t.Context())
-			if err == nil || !strings.Contains(err.Error(), "volume data of service registry is not on n1") || !strings.Contains(err.Error(), "pcs resource restart registry") {
+			if err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "pcs resource restart registry") {
 				t.Errorf("captured without its volume: %v", err)
+			}
+			if r, err := load(n.dir, "registry"); err != nil || (len(r.Astray) > 0) != (len(n.moved) > 0) {
+				t.Errorf("recorded is %v (%v)", r.Astray, err)
 			}
 			if _, _, err := restore(s, old.String()); err == nil || !strings.Contains(err.Error(), "volume data") {
 				t.Errorf("taken back without its volume: %v", err)
@@ -56,7 +74,7 @@ func TestVolumeIsGone(t *testing.T) {
 					t.Errorf("what was left is version %d, archived is %d", wrote, n.archived)
 				}
 			})
-			if r := s.snapshot(); r.Dirty || r.Role != api.RoleStandby {
+			if r := s.snapshot(); r.Dirty || len(r.Astray) > 0 || r.Role != api.RoleStandby {
 				t.Errorf("%+v", r)
 			}
 			must(t, s, api.ActionPromote)
@@ -102,6 +120,70 @@ func TestFileSystemIsNotMounted(t *testing.T) {
 			n.with(func() { n.gone, n.states = false, whole })
 			must(t, s, api.ActionStart)
 			wantSealed(t, n)
+		})
+	}
+}
+
+// TestDirectoryIsBack: what was put back as it was is captured as before.
+func TestDirectoryIsBack(t *testing.T) {
+	n, s, _, _ := aged(t)
+	n.with(func() { n.moved = map[string]bool{"web": true} })
+	if _, err := s.Replicate(t.Context()); err == nil {
+		t.Error("captured while a container has another directory")
+	}
+	n.with(func() { clear(n.moved) })
+	if _, err := s.Replicate(t.Context()); err != nil {
+		t.Error(err)
+	}
+	must(t, s, api.ActionDemote)
+	wantSealed(t, n)
+	if n.archived != 0 {
+		t.Error("what is whole was archived")
+	}
+}
+
+// TestMovedJustNow: a demotion looks before the containers end.
+func TestMovedJustNow(t *testing.T) {
+	n, s, old, _ := aged(t)
+	n.with(func() { n.moved = map[string]bool{"web": true} })
+	must(t, s, api.ActionDemote)
+	if head, _ := (replica{n}).Head(); head != old || n.archived == 0 {
+		t.Errorf("sealed as %s is what the container did not have", head)
+	}
+}
+
+// TestReplacedUnderAStandby: a container that was set up ahead has the directory that was there then.
+// It is set up again before it is started.
+func TestReplacedUnderAStandby(t *testing.T) {
+	for name, next := range map[string]func(t *testing.T, s *Service) error{
+		"a round later": func(t *testing.T, s *Service) error { return s.standbyOnce(t.Context()) },
+		"promoted at once": func(t *testing.T, s *Service) error {
+			_, _, err := do(s, api.ActionPromote)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, s, _, _ := aged(t)
+			must(t, s, api.ActionDemote)
+			s.loop.stop()
+			s.handedOver = time.Now().Add(-time.Minute)
+			if err := s.standbyOnce(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s.checkPrepared(t.Context())
+			if n.states["web"] != "initialized" {
+				t.Fatal(n.states)
+			}
+			n.with(func() { n.moved = map[string]bool{"web": true} })
+			if err := next(t, s); err != nil {
+				t.Error(err)
+			}
+			s.loop.stop()
+			n.with(func() {
+				if len(n.moved) > 0 || n.states["web"] == "created" {
+					t.Errorf("container web still has another directory than the volume: %v", n.states)
+				}
+			})
 		})
 	}
 }

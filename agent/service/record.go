@@ -42,6 +42,7 @@ type record struct {
 	Base     string   `json:"base"`               // generation that Term started from
 	Restore  string   `json:"restore,omitempty"`  // generation that the next promotion here goes back to
 	Quiesced []string `json:"quiesced,omitempty"` // active: the after-capture that is owed since a before-capture (consistency.go)
+	Astray   []string `json:"astray,omitempty"`   // dirty: trees in whose place a container has, or had last, another directory (astray.go)
 	FreshAt  int64    `json:"fresh_at"`           // Unix ns, our clock: the head was current until then at least
 	HeardAt  int64    `json:"heard_at"`           // Unix ns, our clock: an active peer was last heard of
 }

@@ -16,6 +16,7 @@ func aged(t *testing.T) (n *node, s *Service, old replication.ID, was int) {
 	n = newNode(t)
 	s = n.agent()
 	must(t, s, api.ActionStart, api.ActionPromote)
+	s.loop.stop() // its own captures would be at any time
 	if _, err := s.Replicate(t.Context()); err != nil {
 		t.Fatal(err)
 	}

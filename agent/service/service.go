@@ -318,6 +318,9 @@ func (s *Service) persist(change func(*record)) error {
 	if next.Role != api.RoleActive {
 		next.Quiesced = nil // no container runs: what held in one has ended with it
 	}
+	if !next.Dirty {
+		next.Astray = nil // what was in the trees' place is kept, or given up
+	}
 	if err := next.save(s.Dir); err != nil {
 		return api.Errorf(api.KindGeneric, "free space on the node's disk, or see dmesg for I/O errors", "service %s: its record cannot be written: %v", s.name, err)
 	}

@@ -191,11 +191,8 @@ func (s *Service) archiveOwn(ctx context.Context, def Definition) error {
 // prepare makes everything that the definition names, and sets the containers
 // up so that a takeover has only to start their processes.
 func (s *Service) prepare(ctx context.Context, def Definition) error {
-	s.mu.Lock()
-	done := s.prepared == string(def.Bytes)
-	s.mu.Unlock()
-	if done {
-		return nil
+	if done, err := s.isPrepared(ctx, def); err != nil || done {
+		return err
 	}
 	s.tidy.Wait()
 	// A new container copies its image's files into a volume that was never mounted.
@@ -213,6 +210,9 @@ func (s *Service) prepare(ctx context.Context, def Definition) error {
 		if err := s.Replica.Recheck(); err != nil {
 			return err
 		}
+	}
+	if err == nil {
+		err = s.setUpAgain(ctx, def)
 	}
 	if err == nil {
 		err = s.initialise(ctx)

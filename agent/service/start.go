@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 
@@ -156,8 +158,19 @@ func (s *Service) sealRequestOf(ctx context.Context, term uint64, def Definition
 	if err != nil {
 		return r, err
 	}
+	if err := s.noteAstray(def, paths); err != nil {
+		return r, err
+	}
+	astray := s.snapshot().Astray
 	for _, v := range def.Volumes {
-		_, ok := paths[v]
+		path, ok := paths[v]
+		if slices.Contains(astray, v) { // what is at its path, if anything, is archived, too
+			if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+				delete(r.Roots, v)
+			}
+			r.Missing = append(r.Missing, v)
+			continue
+		}
 		if !ok && slices.Contains(def.Binds, v) { // its file system may not be mounted, and hold what nobody has
 			return r, api.Errorf(api.KindGeneric, "mount what it is on, or put it back as it was", "the directory of bind mount %s of service %s is not there on %s", v, s.name, s.Node)
 		}
@@ -172,6 +185,10 @@ func (s *Service) sealRequestOf(ctx context.Context, term uint64, def Definition
 func (s *Service) gone(r replication.SealRequest) error {
 	if len(r.Missing) == 0 {
 		return nil
+	}
+	if len(s.snapshot().Astray) > 0 {
+		return api.Errorf(api.KindGeneric, "put it back as it was, or mount it again; or copy what containers have there (podman cp) and pcs resource restart "+s.name+", which goes on from the last generation",
+			"volume %s of service %s on %s: what is at its path is not what its containers have; it was moved, removed or unmounted since they were started, and nothing is captured", strings.Join(r.Missing, ", "), s.name, s.Node)
 	}
 	return api.Errorf(api.KindGeneric, "pcs resource restart "+s.name+" makes it again as it was in the last generation; what all volumes were given since is then archived",
 		"volume %s of service %s is not on %s any more, and nothing is captured without it", strings.Join(r.Missing, ", "), s.name, s.Node)
@@ -266,5 +283,5 @@ func (s *Service) wentWithout(r replication.SealRequest, archived string) {
 	if archived != "" {
 		event, left = api.EventDiverged, fmt.Sprintf("what is left is archived as %[1]s: understudy restore %[2]s %[1]s --to DIR", archived, s.name)
 	}
-	s.decide(event, r.Term, "volume %s is not here any more: this node goes on from the last generation; %s", strings.Join(r.Missing, ", "), left)
+	s.decide(event, r.Term, "volume %s is not here any more, or not what the containers had: this node goes on from the last generation; %s", strings.Join(r.Missing, ", "), left)
 }

@@ -50,6 +50,7 @@ func TestCluster(t *testing.T) {
 		{"suspect", testSuspect},
 		{"restore", testRestore},
 		{"volume-removed", testVolumeRemoved},
+		{"directory-replaced", testDirectoryReplaced},
 		{"parity", testParity},
 		{"three-tier", testThreeTier},
 	} {

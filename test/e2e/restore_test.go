@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"encoding/json"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,7 +83,7 @@ func testVolumeRemoved(t *testing.T, c *cluster) {
 	since := time.Now()
 	c.sh(t, active, "podman volume rm --force ledger-data")
 	eventually(t, time.Minute, "the node to say so", func() error {
-		return lacks(c.journal(t, active, since), "volume ledger-data is not here any more: this node goes on from the last generation")
+		return lacks(c.journal(t, active, since), "volume ledger-data is not here any more, or not what the containers had: this node goes on from the last generation")
 	})
 	c.settle(t)
 	if lost := c.lost(t, acked); len(lost) > 0 {
@@ -94,4 +96,39 @@ func testVolumeRemoved(t *testing.T, c *cluster) {
 			t.Errorf("%s: %+v", n.Name(), s)
 		}
 	}
+}
+
+// testDirectoryReplaced: somebody moves the directory of a volume away. On the standby it is made
+// and filled again, and the container that was set up with the other one must not write there after a
+// takeover. On the active node nothing is captured of what stands in its place.
+func testDirectoryReplaced(t *testing.T, c *cluster) {
+	active, standby := c.roles(t)
+	dir := filepath.Dir(strings.TrimSpace(c.sh(t, standby, "podman volume inspect --format '{{.Mountpoint}}' ledger-data")))
+	c.sh(t, standby, "mv "+dir+"/_data "+dir+"/moved")
+	eventually(t, time.Minute, "the standby to have made it again", func() error {
+		return sameFile(volumeFile(standby, "ledger-data", "ledger"), volumeFile(active, "ledger-data", "ledger"))
+	})
+	c.settle(t)
+	w := c.writing(t)
+	for range 2 { // there, where it writes, and back with what it wrote
+		from, _ := c.roles(t)
+		c.sh(t, from, "understudy switchover registry --yes")
+		w.more(t, 20)
+		c.settle(t)
+	}
+	if lost := c.lost(t, w.stop()); len(lost) > 0 {
+		t.Errorf("lost are %s", extent(lost))
+	}
+	c.sh(t, standby, "rm -r "+dir+"/moved")
+
+	c.sh(t, active, "cd "+dir+" && mv _data moved && cp -a moved _data")
+	if _, err := c.Agent(active).Replicate(limited(t, time.Minute), stack.Service); err == nil || !strings.Contains(err.Error(), "what is at its path is not what its containers have") {
+		t.Errorf("captured was what no container has: %v", err)
+	}
+	c.sh(t, active, "cd "+dir+" && rm -r _data && mv moved _data")
+	if _, err := c.Agent(active).Replicate(limited(t, time.Minute), stack.Service); err != nil {
+		t.Error(err)
+	}
+	c.level(t)
+	c.sameLedger(t)
 }

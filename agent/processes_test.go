@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"bufio"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/understudy-ha/understudy/agent/cgroup"
+	"github.com/understudy-ha/understudy/agent/service"
+)
+
+// TestElsewhere: a process has a directory mounted, as a container has its volume, which is then
+// moved, replaced or removed.
+func TestElsewhere(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, for a mount namespace")
+	}
+	for name, test := range map[string]struct {
+		change func(dir string) error
+		want   bool
+	}{
+		"left alone": {func(string) error { return nil }, false},
+		"written to": {func(dir string) error { return os.WriteFile(filepath.Join(dir, "f"), nil, 0o600) }, false},
+		"moved":      {func(dir string) error { return os.Rename(dir, dir+".old") }, true},
+		"removed":    {os.Remove, true},
+		"replaced": {func(dir string) error {
+			if err := os.Rename(dir, dir+".old"); err != nil {
+				return err
+			}
+			return os.Mkdir(dir, 0o755)
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, at := filepath.Join(t.TempDir(), "data"), t.TempDir()
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			pid := mounting(t, dir, at)
+			if err := test.change(dir); err != nil {
+				t.Fatal(err)
+			}
+			c := service.Container{PID: pid, StartTime: cgroup.StartTime(pid), Trees: map[string]string{"data": at, "other": "/nowhere"}}
+			p := &processes{}
+			got := p.Elsewhere(c, map[string]string{"data": dir, "other": dir, "unmounted": dir})
+			if want := []string{"data"}; test.want != slices.Equal(got, want) || !test.want && len(got) > 0 {
+				t.Errorf("elsewhere are %v", got)
+			}
+			c.StartTime++ // the pid is another's by now
+			if got := p.Elsewhere(c, map[string]string{"data": dir}); len(got) > 0 {
+				t.Errorf("of a process that is gone: %v", got)
+			}
+		})
+	}
+}
+
+// mounting starts a process in whose mount namespace the directory is mounted at another path.
+func mounting(t *testing.T, dir, at string) (pid int) {
+	t.Helper()
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `mount --bind "$1" "$2" && echo there && read end`, "sh", dir, at)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "there\n" {
+		t.Fatalf("nothing is mounted: %q, %v", line, err)
+	}
+	return cmd.Process.Pid
+}
