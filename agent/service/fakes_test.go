@@ -36,6 +36,7 @@ type node struct {
 	left     error       // what Evict finds
 	tree     int         // version of the live tree
 	gone     bool        // its volume is
+	odd      error       // what cannot be carried of a container
 	bound    atomic.Bool // its volume is a bind mount
 	history  []*replication.Manifest
 	trees    map[replication.ID]int
@@ -200,6 +201,9 @@ func (n *node) Define(context.Context, api.Spec) (Definition, error) {
 	defer n.mu.Unlock()
 	if n.hung {
 		return Definition{}, context.DeadlineExceeded
+	}
+	if n.odd != nil {
+		return Definition{}, n.odd
 	}
 	return n.Parse([]byte("def"))
 }

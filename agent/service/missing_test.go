@@ -1,6 +1,7 @@
 package service
 
 import (
+	"errors"
 	"maps"
 	"strings"
 	"testing"
@@ -139,6 +140,22 @@ func TestDirectoryIsBack(t *testing.T) {
 	wantSealed(t, n)
 	if n.archived != 0 {
 		t.Error("what is whole was archived")
+	}
+}
+
+// TestVolumeOfOldIsGone: a container was made again, without the volume and with something that is not
+// carried. To say that a restart makes the volume again would be no help.
+func TestVolumeOfOldIsGone(t *testing.T) {
+	n, s, _, _ := aged(t)
+	n.with(func() { n.gone, n.odd = true, errors.New("it mounts a device") })
+	s.forgetDefinition()
+	_, err := s.Replicate(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "it mounts a device") || strings.Contains(err.Error(), "pcs resource restart") {
+		t.Errorf("captured: %v", err)
+	}
+	n.with(func() { n.odd = nil })
+	if _, err = s.Replicate(t.Context()); err == nil || !strings.Contains(err.Error(), "pcs resource restart") {
+		t.Errorf("captured: %v", err)
 	}
 }
 

@@ -186,6 +186,12 @@ func (s *Service) gone(r replication.SealRequest) error {
 	if len(r.Missing) == 0 {
 		return nil
 	}
+	s.mu.Lock()
+	undefined := s.undefined
+	s.mu.Unlock()
+	if undefined != nil { // it may be none of the service's any more
+		return fmt.Errorf("service %s: nothing is captured, as volume %s of the last generation is not on %s any more, and what it has in its place is not known: %w", s.name, strings.Join(r.Missing, ", "), s.Node, undefined)
+	}
 	if len(s.snapshot().Astray) > 0 {
 		return api.Errorf(api.KindGeneric, "put it back as it was, or mount it again; or copy what containers have there (podman cp) and pcs resource restart "+s.name+", which goes on from the last generation",
 			"volume %s of service %s on %s: what is at its path is not what its containers have; it was moved, removed or unmounted since they were started, and nothing is captured", strings.Join(r.Missing, ", "), s.name, s.Node)
@@ -199,15 +205,16 @@ func (s *Service) gone(r replication.SealRequest) error {
 func (s *Service) localDefinition(ctx context.Context) (Definition, error) {
 	rec := s.snapshot()
 	def, err := s.Runtime.Define(ctx, rec.Spec)
-	if err == nil {
-		s.mu.Lock()
-		s.defined = def
-		s.mu.Unlock()
-		return def, s.takeMembers(def)
-	}
 	s.mu.Lock()
 	known := s.defined
+	if err == nil {
+		s.defined = def
+	}
+	s.undefined = err
 	s.mu.Unlock()
+	if err == nil {
+		return def, s.takeMembers(def)
+	}
 	if len(known.Bytes) > 0 {
 		return known, nil
 	}
