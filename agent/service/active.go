@@ -121,7 +121,7 @@ func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealRes
 	s.mu.Lock()
 	s.freshAt = res.AsOf
 	s.mu.Unlock()
-	return res, nil
+	return res, s.noteRoots(inodes(q.Roots))
 }
 
 // activeDefinition is read from Podman when an event says that it may have changed.

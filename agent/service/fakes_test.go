@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -35,6 +37,7 @@ type node struct {
 	hung     bool        // Podman does not answer
 	left     error       // what Evict finds
 	tree     int         // version of the live tree
+	root     string      // its volume's directory
 	gone     bool        // its volume is
 	odd      error       // what cannot be carried of a container
 	bound    atomic.Bool // its volume is a bind mount
@@ -70,8 +73,13 @@ type node struct {
 }
 
 func newNode(t *testing.T) *node {
+	t.Helper()
+	root := filepath.Join(t.TempDir(), "data")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	return &node{
-		t: t, dir: t.TempDir(), run: t.TempDir(), states: map[string]string{"web": "created", "db": "running"},
+		t: t, root: root, dir: t.TempDir(), run: t.TempDir(), states: map[string]string{"web": "created", "db": "running"},
 		held: map[string]bool{}, trees: map[replication.ID]int{}, images: []string{"sha256:1"}, layers: []string{"base"},
 	}
 }
@@ -242,7 +250,7 @@ func (n *node) VolumePaths(context.Context, []string) (map[string]string, error)
 	if n.gone {
 		return nil, nil
 	}
-	return map[string]string{"data": "/data"}, nil
+	return map[string]string{"data": n.root}, nil
 }
 
 func (n *node) Init(_ context.Context, name string) error {
@@ -479,7 +487,7 @@ func (r replica) seal(q replication.SealRequest) (replication.SealResult, error)
 	}
 	r.n.history = append(r.n.history, &replication.Manifest{
 		ID: id, Parent: parent, Definition: q.Definition, Images: q.Images,
-		Final: q.Final, Volumes: []replication.Volume{{Name: "data"}},
+		Final: q.Final, Volumes: []replication.Volume{{Name: "data", Entries: replication.NewEntries(&replication.Entry{}, &replication.Entry{Path: "f"})}},
 	})
 	r.n.trees[id] = r.n.tree
 	if q.Freezer == nil {

@@ -3,6 +3,8 @@ package service
 import (
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -202,5 +204,81 @@ func TestReplacedUnderAStandby(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestMountPointIsEmpty: the node was booted without the file system of a volume that had data. Nothing
+// is sealed, archived or applied there until it is mounted, or somebody says that it is to begin empty.
+func TestMountPointIsEmpty(t *testing.T) {
+	for name, dirty := range map[string]bool{"a former active": true, "a standby": false} {
+		t.Run(name, func(t *testing.T) {
+			n, s, _, _ := aged(t)
+			if !dirty {
+				must(t, s, api.ActionDemote)
+				if err := s.follow(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.loop.stop()
+			n.with(func() {
+				for c := range n.states {
+					n.states[c] = "created"
+				}
+				clear(n.held)
+			})
+			if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
+				t.Fatal(err)
+			}
+			swap(t, n.root)
+			was, tree := len(n.history), n.tree
+			s = n.agent()
+			if _, _, err := do(s, api.ActionStart); err == nil || !strings.Contains(err.Error(), "mount its file system") {
+				t.Errorf("started: %v", err)
+			}
+			if s.snapshot().Dirty != dirty || n.archived != 0 || len(n.history) != was || n.tree != tree {
+				t.Errorf("what is not mounted counts: %+v, archived %d, %d generations", s.snapshot(), n.archived, len(n.history))
+			}
+			if name := filepath.Join(n.root, "begin"); dirty {
+				if err := os.WriteFile(name, nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			} else if err := errors.Join(os.Remove(n.root), os.Rename(n.root+".old", n.root)); err != nil {
+				t.Fatal(err)
+			}
+			must(t, s, api.ActionStart)
+			wantSealed(t, n)
+		})
+	}
+}
+
+// TestAnotherDirectoryOnAStandby: what is at the path is at no generation, whatever was noted of
+// the directory that was there.
+func TestAnotherDirectoryOnAStandby(t *testing.T) {
+	n, s, _, _ := aged(t)
+	must(t, s, api.ActionDemote)
+	s.loop.stop()
+	if err := s.follow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	tree := n.tree
+	swap(t, n.root)
+	n.with(func() { n.tree = empty })
+	if err := s.follow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n.tree != tree {
+		t.Errorf("the tree is at %d, not %d", n.tree, tree)
+	}
+	n.with(func() { n.tree = empty }) // it is looked at once, not each time
+	if err := s.follow(t.Context()); err != nil || n.tree != empty {
+		t.Errorf("looked at again (%v)", err)
+	}
+}
+
+// swap puts an empty directory in the place of one with data.
+func swap(t *testing.T, dir string) {
+	t.Helper()
+	if err := errors.Join(os.Rename(dir, dir+".old"), os.Mkdir(dir, 0o755)); err != nil {
+		t.Fatal(err)
 	}
 }

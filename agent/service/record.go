@@ -43,8 +43,10 @@ type record struct {
 	Restore  string   `json:"restore,omitempty"`  // generation that the next promotion here goes back to
 	Quiesced []string `json:"quiesced,omitempty"` // active: the after-capture that is owed since a before-capture (consistency.go)
 	Astray   []string `json:"astray,omitempty"`   // dirty: trees in whose place a container has, or had last, another directory (astray.go)
-	FreshAt  int64    `json:"fresh_at"`           // Unix ns, our clock: the head was current until then at least
-	HeardAt  int64    `json:"heard_at"`           // Unix ns, our clock: an active peer was last heard of
+	// Roots are the inode numbers of the trees' directories when a generation was last captured or applied here.
+	Roots   map[string]uint64 `json:"roots,omitempty"`
+	FreshAt int64             `json:"fresh_at"` // Unix ns, our clock: the head was current until then at least
+	HeardAt int64             `json:"heard_at"` // Unix ns, our clock: an active peer was last heard of
 }
 
 func recordPath(dir, service string) string { return filepath.Join(dir, service+".json") }

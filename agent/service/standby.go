@@ -298,7 +298,16 @@ func (s *Service) applyTo(ctx context.Context, to replication.ID) error {
 			return api.Errorf(api.KindGeneric, "see understudy log", "volume %s of service %s does not exist on %s yet", n, s.name, s.Node)
 		}
 	}
-	return s.Replica.ApplyAt(ctx, to, paths)
+	now := inodes(paths)
+	if s.snapshot().replaced(now) { // what is there is at no generation
+		if err := s.Replica.Recheck(); err != nil {
+			return err
+		}
+	}
+	if err := s.Replica.ApplyAt(ctx, to, paths); err != nil {
+		return err
+	}
+	return s.noteRoots(now)
 }
 
 // imagesEvery is how often Podman is asked for its images without an occasion.

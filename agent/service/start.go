@@ -41,6 +41,9 @@ func (s *Service) start(ctx context.Context, spec api.Spec) error {
 	if err := s.VIP.Remove(ctx, rec.Spec); err != nil {
 		return err
 	}
+	if err := s.checkMounted(ctx); err != nil {
+		return err
+	}
 	if err := s.sealDirty(ctx); err != nil {
 		return err
 	}

@@ -3,13 +3,21 @@ package service
 import (
 	"context"
 	"fmt"
+	"maps"
+	"os"
 	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/agent/api"
 )
 
-// A container keeps the directory that was at a volume's path when it was set up, also when that is
-// moved, removed or unmounted and something else stands there since. What is captured and applied goes
-// by the path, so both have to be the same: on a standby the container is set up again, on the active
-// node nothing is captured while they differ, and what the path shows then is not taken for the service's.
+// What is captured and applied goes by the paths of the trees. What is at a path can be another
+// directory than before: moved, removed and made again, or a mount point whose file system is not mounted.
+
+// A container keeps the directory that was there when it was set up. So on a standby it is set up again;
+// on the active node nothing is captured while it has another one, and what the path shows then is not
+// taken for the service's.
 
 // astray says of the trees that a container has which is set up or runs, whether it has another directory
 // in their place; containers are those that do. A tree that has no path is not where it was.
@@ -113,4 +121,65 @@ func (s *Service) isPrepared(ctx context.Context, def Definition) (bool, error) 
 	}
 	_, astray := s.astray(def, paths)
 	return len(astray) == 0 && len(paths) == len(def.Volumes), nil
+}
+
+// inodes are the inode numbers of the directories at the paths: of those that are there.
+func inodes(paths map[string]string) map[string]uint64 {
+	out := make(map[string]uint64, len(paths))
+	for name, path := range paths {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil {
+			out[name] = st.Ino
+		}
+	}
+	return out
+}
+
+// replaced says whether one of the trees is in another directory than when the record was written.
+func (r record) replaced(now map[string]uint64) bool {
+	for name, was := range r.Roots {
+		if ino, ok := now[name]; ok && ino != was {
+			return true
+		}
+	}
+	return false
+}
+
+// noteRoots makes durable in which directories the trees are.
+func (s *Service) noteRoots(now map[string]uint64) error {
+	if maps.Equal(now, s.snapshot().Roots) {
+		return nil
+	}
+	return s.persist(func(r *record) { r.Roots = now })
+}
+
+// checkMounted refuses an empty directory in the place of one that had data, before what is there is
+// taken for what the service has left: it is what a file system that is not mounted looks like.
+func (s *Service) checkMounted(ctx context.Context) error {
+	m, err := s.Replica.HeadManifest()
+	if err != nil || m == nil {
+		return err
+	}
+	def, err := s.activeDefinition(ctx)
+	if err != nil {
+		return err
+	}
+	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
+	if err != nil {
+		return err
+	}
+	rec, now := s.snapshot(), inodes(paths)
+	for _, name := range slices.Sorted(maps.Keys(now)) {
+		was, known := rec.Roots[name]
+		v := m.Volume(name)
+		if !known || was == now[name] || v == nil || v.Entries == nil || v.Entries.Len() < 2 || slices.Contains(rec.Astray, name) { // one is the root
+			continue
+		}
+		if in, err := os.ReadDir(paths[name]); err != nil || len(in) > 0 {
+			continue // whoever reads the tree says what is wrong with it
+		}
+		return api.Errorf(api.KindInstalled, "mount its file system; if it is meant to begin empty, put a file into it",
+			"%s, which holds volume %s of service %s, is an empty directory on %s, and another than the one in which generation %s was: nothing is done with it", paths[name], name, s.name, s.Node, m.ID)
+	}
+	return nil
 }
