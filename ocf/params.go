@@ -191,7 +191,7 @@ var parameters = []parameter{
 	{
 		name: "consistency", short: "How the data is taken", reloadable: true,
 		long: "frozen: all containers are paused for the instant in which the state of all volumes is taken. " +
-			"hooks: before that, before-capture runs in a container, and after-capture when the pause is over; only when something has changed. " +
+			"hooks: before that, before-capture runs in a container, and after-capture when the pause is over; every interval, also when no file has changed: an application may hold in memory what has. " +
 			"none: nothing is paused; files that change while they are read are read again, and a generation is not of one instant: only for data that bears that.",
 		def: api.ConsistencyFrozen, example: api.ConsistencyHooks,
 		read: readChoice(func(s *api.Spec) *string { return &s.Consistency }, api.ConsistencyFrozen, api.ConsistencyHooks, api.ConsistencyNone),

@@ -25,7 +25,8 @@ func (s *StoodStill) Error() string { return s.Err.Error() }
 // Unwrap is why it failed.
 func (s *StoodStill) Unwrap() error { return s.Err }
 
-// Quiesce has an application make its data fit to be taken, before the freeze. resume is
+// Quiesce has an application make its data fit to be taken, before the freeze. It is asked in every
+// capture, also when no file has changed: what it holds in memory shows in none. resume is
 // always called, once the freeze is over or has failed; an error of it does not
 // drop what was taken.
 type Quiesce func(ctx context.Context) (resume func() error, err error)

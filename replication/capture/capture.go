@@ -154,7 +154,7 @@ func (c *Capturer) Capture(ctx context.Context, r Request) (*Result, error) {
 	}
 }
 
-// once is the order of a capture: look; read what is at rest; freeze; look
+// once is the order of a capture: look; read what is at rest; ask the application; freeze; look
 // again and set aside; thaw; read.
 func (c *Capturer) once(ctx context.Context, r Request) (res *Result, err error) {
 	j := &job{c: c, r: r, res: &Result{}}
@@ -169,7 +169,7 @@ func (c *Capturer) once(ctx context.Context, r Request) (res *Result, err error)
 	if err != nil {
 		return nil, err
 	}
-	if unchanged {
+	if unchanged && r.Quiesce == nil {
 		return &Result{Index: j.index(j.base())}, replication.ErrUnchanged
 	}
 	before := j.readQuiet
@@ -179,11 +179,14 @@ func (c *Capturer) once(ctx context.Context, r Request) (res *Result, err error)
 	if err := before(ctx); err != nil {
 		return nil, err
 	}
-	if err := j.take(ctx); err != nil {
+	if unchanged, err = j.take(ctx, unchanged); err != nil {
 		if errors.Is(err, ErrFreezeTooLong) {
 			c.sparing = c.now().Add(spareFor)
 		}
 		return nil, err
+	}
+	if unchanged {
+		return &Result{Index: j.index(j.base()), Resume: j.res.Resume}, replication.ErrUnchanged
 	}
 	if err := j.read(ctx); err != nil {
 		return nil, err
@@ -195,14 +198,24 @@ func (c *Capturer) once(ctx context.Context, r Request) (res *Result, err error)
 	return j.res, nil
 }
 
-// take looks again and sets aside, with the application ready for it and everything frozen.
-func (j *job) take(ctx context.Context) (err error) {
+// take looks again and sets aside, with the application ready for it and everything frozen. An application
+// is asked also where no file has changed: it may hold in memory what has. Where it wrote nothing then either,
+// nothing is frozen.
+func (j *job) take(ctx context.Context, was bool) (unchanged bool, err error) {
 	if j.r.Quiesce != nil {
 		resume, err := j.r.Quiesce(ctx)
 		if err != nil {
-			return fmt.Errorf("preparing the application for a capture: %w", err)
+			return false, fmt.Errorf("preparing the application for a capture: %w", err)
 		}
 		defer func() { j.res.Resume = resume() }()
+	}
+	if was {
+		if err := j.look(ctx); err != nil {
+			return false, err
+		}
+		if unchanged, err = j.unchanged(ctx); unchanged || err != nil {
+			return unchanged, err
+		}
 	}
 	j.res.Freeze, err = frozen(ctx, j.r.Freezer, j.r.FreezeMax, j.c.hook, func(ctx context.Context) error {
 		if err := j.look(ctx); err != nil {
@@ -213,5 +226,5 @@ func (j *job) take(ctx context.Context) (err error) {
 	if j.res.Freeze > 0 && j.r.Froze != nil {
 		j.r.Froze(j.res.Freeze)
 	}
-	return err
+	return false, err
 }

@@ -81,6 +81,7 @@ type bench struct {
 	freezer Freezer // instead of freeze
 	limit   time.Duration
 	loose   bool
+	quiesce replication.Quiesce
 	hints   Hints
 	with    *Capturer                              // nil: a new one each time
 	onPut   func()                                 // called once, in the next Put
@@ -119,7 +120,7 @@ func newBench(t testing.TB, dir string) *bench {
 func (b *bench) in(name string) string { return b.vol.Path + "/" + name }
 
 func (b *bench) capture() (*Result, error) {
-	r := Request{Volumes: []Volume{b.vol}, Base: b.base, Index: b.index, Sink: b, FreezeMax: b.limit, Loose: b.loose, Hints: b.hints, Content: b.stored}
+	r := Request{Volumes: []Volume{b.vol}, Base: b.base, Index: b.index, Sink: b, FreezeMax: b.limit, Loose: b.loose, Quiesce: b.quiesce, Hints: b.hints, Content: b.stored}
 	if b.freeze != nil {
 		r.Freezer = b.freeze
 	}
@@ -191,6 +192,45 @@ func TestUnchangedIsNeitherFrozenNorRead(t *testing.T) {
 	b.index.ID.Seq++
 	if res, err := b.capture(); !errors.Is(err, replication.ErrUnchanged) || res.BytesRead == 0 {
 		t.Fatalf("with another's index: %v, %+v", err, res)
+	}
+}
+
+// An application may hold in memory what has changed: it is asked although no file has, also where the kernel
+// tells of changes. Where it writes nothing then either, nobody stands still.
+func TestUnchangedFilesOfAnApplication(t *testing.T) {
+	for _, told := range []bool{false, true} {
+		t.Run(fmt.Sprintf("watched: %v", told), func(t *testing.T) {
+			b := newBench(t, treetest.Mount(t, "xfs"))
+			if told {
+				b.watched(t)
+			}
+			treetest.Corpus(t, b.vol.Path)
+			b.must(t)
+			time.Sleep(2 * racy)
+			if _, err := b.capture(); !errors.Is(err, replication.ErrUnchanged) {
+				t.Fatal(err)
+			}
+			holds, asked, resumed := "", 0, 0
+			b.quiesce = func(context.Context) (func() error, error) {
+				asked++
+				if b.freeze.frozen.Load() {
+					t.Error("it is asked while it stands still")
+				}
+				if holds != "" {
+					treetest.Must(t, os.WriteFile(b.in("dump"), []byte(holds), 0o600))
+				}
+				return func() error { resumed++; return nil }, nil
+			}
+			froze := b.freeze.froze.Load()
+			if res, err := b.capture(); !errors.Is(err, replication.ErrUnchanged) || asked != 1 || resumed != 1 || b.freeze.froze.Load() != froze || res.Index == nil {
+				t.Fatalf("it holds nothing: %v; asked %d, resumed %d, frozen %d", err, asked, resumed, b.freeze.froze.Load()-froze)
+			}
+			holds = "what no file had"
+			b.must(t)
+			if got := string(b.content(t, "dump")); got != holds || asked != 2 || resumed != 2 || b.freeze.froze.Load() != froze+1 {
+				t.Fatalf("captured is %q; asked %d, resumed %d, frozen %d", got, asked, resumed, b.freeze.froze.Load()-froze)
+			}
+		})
 	}
 }
 

@@ -139,7 +139,8 @@ func (e *Engine) Applied() replication.ID {
 func (e *Engine) Unkept() string { return e.applier.Unkept() }
 
 // Seal captures the live trees and commits them to the local store as the next
-// generation of the term. When nothing changed, neither is written nor frozen.
+// generation of the term. When nothing changed, and an application that is asked wrote nothing
+// then either, neither is written nor frozen.
 func (e *Engine) Seal(ctx context.Context, r replication.SealRequest) (res replication.SealResult, err error) {
 	if len(r.Missing) > 0 {
 		return res, fmt.Errorf("%w: %s", replication.ErrMissingVolume, strings.Join(r.Missing, ", "))
