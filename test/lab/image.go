@@ -22,6 +22,9 @@ var ledgerSource []byte
 //go:embed postgres.sh
 var postgresRecipe []byte
 
+//go:embed redis.sh
+var redisRecipe []byte
+
 // images are the recipes by name, and what besides imageVersion they depend on.
 var images = map[string]struct {
 	build func(ctx context.Context, b imageBuild) error
@@ -31,6 +34,7 @@ var images = map[string]struct {
 	"registry": {buildRegistry, [][]byte{rootRecipe}},
 	"ledger":   {buildLedger, [][]byte{rootRecipe, ledgerSource}},
 	"postgres": {buildPostgres, [][]byte{postgresRecipe}},
+	"redis":    {buildRedis, [][]byte{redisRecipe}},
 }
 
 // imageBuild is what a recipe works with.
@@ -47,6 +51,7 @@ type imageBuild struct {
 //	registry  Debian's docker-registry on :5000, data in /var/lib/registry
 //	ledger    counts writes (test/lab/ledger) on :8080, data in /data
 //	postgres  Debian's PostgreSQL on :5432, data in /var/lib/postgresql/data
+//	redis     Debian's Redis on :6379, to be reached from inside of its container only, data in /data
 func ImageNames() []string { return slices.Sorted(maps.Keys(images)) }
 
 // Image returns a docker-archive of the image called name, tagged localhost/NAME:1, building it from
@@ -215,5 +220,15 @@ func buildPostgres(ctx context.Context, b imageBuild) error {
 		Entrypoint: []string{"/usr/bin/tini", "--", "/usr/local/bin/postgres-entrypoint"},
 		Env:        []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"},
 		Ports:      map[string]struct{}{"5432/tcp": {}}, StopSignal: "SIGINT",
+	}, tar)
+}
+
+func buildRedis(ctx context.Context, b imageBuild) error {
+	tar := filepath.Join(b.tmp, "redis.tar")
+	if err := runRecipe(ctx, redisRecipe, tar); err != nil {
+		return err
+	}
+	return writeArchive(b.dst, b.tag, imageConfig{
+		Entrypoint: []string{"/usr/bin/redis-server", "--dir", "/data"}, Env: []string{"PATH=/usr/bin"},
 	}, tar)
 }
