@@ -53,6 +53,7 @@ func TestCluster(t *testing.T) {
 		{"directory-replaced", testDirectoryReplaced},
 		{"parity", testParity},
 		{"three-tier", testThreeTier},
+		{"hooks", testHooks},
 	} {
 		if !t.Run(s.name, func(t *testing.T) { c.step(t, s.run) }) && interrupted.Err() == nil {
 			if err := c.repair(); err != nil {
