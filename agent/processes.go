@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/agent/cgroup"
@@ -93,48 +95,86 @@ func onlyMonitors(dir string) bool {
 	return true
 }
 
-// Elsewhere compares what is mounted in the container's first process with what is at the path
-// now. What cannot be looked at, as in a process that has changed its root, is not named.
-func (p *processes) Elsewhere(c service.Container, roots map[string]string) []string {
+// Elsewhere compares what is mounted in the container's first process with what is at the path now.
+func (p *processes) Elsewhere(c service.Container, roots map[string]string) map[string]bool {
 	if c.PID <= 0 || c.StartTime != 0 && cgroup.StartTime(c.PID) != c.StartTime {
 		return nil
 	}
 	root := filepath.Join("/proc", strconv.Itoa(c.PID), "root")
 	if at, err := os.Readlink(root); err != nil || at != "/" {
-		return nil
+		return nil // it has changed its root
 	}
 	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
 	defer func() { _ = unix.Close(fd) }()
-	var out []string
+	out := map[string]bool{}
 	for tree, at := range c.Trees {
-		if path, ok := roots[tree]; ok && isAnother(fd, at, path) {
-			out = append(out, tree)
+		if path, ok := roots[tree]; ok {
+			if another, known := isAnother(c.PID, fd, at, path); known {
+				out[tree] = another
+			}
 		}
 	}
-	slices.Sort(out)
 	return out
 }
 
-// isAnother says whether at, below the root that fd is of, is certainly not what is at the path.
-func isAnother(fd int, at, path string) bool {
+// isAnother says whether what a process has mounted at a path below its root, which fd is of, is
+// another directory than what is at the path here; known is false where that cannot be told.
+func isAnother(pid, fd int, at, path string) (another, known bool) {
 	// Links are the container's own, and lead nowhere out of it.
 	in, err := unix.Openat2(fd, at, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
 	if err != nil {
-		return false
+		return false, false
 	}
 	defer func() { _ = unix.Close(in) }()
 	var inside, outside unix.Stat_t
 	if err := unix.Stat(path, &outside); err != nil {
-		return errors.Is(err, unix.ENOENT)
+		return true, errors.Is(err, unix.ENOENT)
 	}
-	if unix.Fstat(in, &inside) != nil || inside.Dev == outside.Dev && inside.Ino == outside.Ino {
+	if err := unix.Fstat(in, &inside); err != nil {
+		return false, false
+	}
+	if inside.Dev == outside.Dev && inside.Ino == outside.Ino {
+		return false, true
+	}
+	m := mountOf(pid, in)
+	if m == nil || m.FSType == "overlay" && inside.Dev != outside.Dev { // :O
+		return false, false
+	}
+	return true, !within(m, path)
+}
+
+// mountOf is the mount that an open directory of a process is the root of; nil where it is none, or not
+// the only one there: the container has mounted something over it by itself.
+func mountOf(pid, fd int) *mountinfo.Info {
+	at, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd)) // in the process' own tree of mounts
+	if err != nil {
+		return nil
+	}
+	mounts, err := mountinfo.PidMountInfo(pid)
+	if err != nil {
+		return nil
+	}
+	mounts = slices.DeleteFunc(mounts, func(m *mountinfo.Info) bool { return m.Mountpoint != at })
+	if len(mounts) != 1 {
+		return nil
+	}
+	return mounts[0]
+}
+
+// within says whether a mount is of a directory below the path: a part of a volume. Podman
+// before 5.4 does not tell these.
+func within(m *mountinfo.Info, path string) bool {
+	here, err := mountinfo.GetMounts(mountinfo.ParentsFilter(path))
+	if err != nil || len(here) == 0 {
 		return false
 	}
-	var fs unix.Statfs_t // an overlay over it (:O) is another directory by design
-	return inside.Dev == outside.Dev || unix.Fstatfs(in, &fs) == nil && fs.Type != unix.OVERLAYFS_SUPER_MAGIC
+	holds := slices.MaxFunc(here, func(a, b *mountinfo.Info) int { return cmp.Compare(len(a.Mountpoint), len(b.Mountpoint)) })
+	rel, err := filepath.Rel(holds.Mountpoint, path)
+	whole := filepath.Join(holds.Root, rel)
+	return err == nil && holds.Major == m.Major && holds.Minor == m.Minor && !strings.HasSuffix(m.Root, "//deleted") && strings.HasPrefix(m.Root, whole+"/")
 }
 
 // AskToEnd spares the time that Podman takes to send the signal.

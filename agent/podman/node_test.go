@@ -148,6 +148,13 @@ func TestNodeReplica(t *testing.T) {
 	if _, err := c.Realise(ctx, def); err == nil {
 		t.Fatal("Realise without the image succeeded")
 	}
+	// Podman refuses a layer that it has not got, and takes the whole archive afterwards.
+	if id, err := c.Load(ctx, thin(t, "image.tar"), def.Images[0].ID); err == nil {
+		t.Errorf("Load of an archive without a layer that is not here: %s", id)
+	}
+	if _, missing, err := c.Present(ctx, def.ImageIDs()); err != nil || len(missing) == 0 {
+		t.Errorf("of what was refused is here all but %v (%v)", missing, err)
+	}
 	id, err := c.Load(ctx, filepath.Join(os.Getenv(envDir), "image.tar"), def.Images[0].ID)
 	if err != nil || id != def.Images[0].ID {
 		t.Fatalf("Load: %s, %v", id, err)

@@ -141,7 +141,7 @@ func (c *Client) EnsureVolume(ctx context.Context, def VolumeDef) (created bool,
 		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}
-		return true, os.MkdirAll(dir, 0o755)
+		return true, os.Mkdir(dir, 0o755) // not what is above it: that may not be mounted
 	}
 	if !errors.Is(err, ErrNotFound) || def.Anonymous { // that comes with its container
 		return false, ignoreNotFound(err)

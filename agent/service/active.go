@@ -22,6 +22,7 @@ func (s *Service) runActive(ctx context.Context, quit, wake <-chan struct{}) {
 	defer s.startSettling(ctx)()
 	s.forgetStandbyTimes()
 	s.assertScore(ctx)
+	_, _, _ = s.headDefinition() // the bind mounts that it names are known from here on
 	inspected := time.Time{}
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -101,7 +102,10 @@ func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealRes
 		return replication.SealResult{}, err
 	}
 	q, err := s.sealRequestOf(ctx, rec.Term, def)
-	if err = errors.Join(err, s.gone(q)); err != nil {
+	if err = errors.Join(err, s.gone(q)); err == nil {
+		err = s.accept(q)
+	}
+	if err != nil {
 		return replication.SealResult{}, err
 	}
 	q.FreezeMax = time.Duration(rec.Spec.FreezeMax)
@@ -121,7 +125,7 @@ func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealRes
 	s.mu.Lock()
 	s.freshAt = res.AsOf
 	s.mu.Unlock()
-	return res, s.noteRoots(inodes(q.Roots))
+	return res, s.noteRoots(rootsAt(q.Roots))
 }
 
 // activeDefinition is read from Podman when an event says that it may have changed.

@@ -104,10 +104,10 @@ type Processes interface {
 	Evict(ctx context.Context, names []string) error
 	// Members lists the processes of the named containers.
 	Members(names []string) ([]int, error)
-	// Elsewhere names those of the roots in whose place the container, which is set up or runs,
-	// has another directory: what was at the path then was moved, removed or unmounted. There is
-	// nothing at the path "".
-	Elsewhere(c Container, roots map[string]string) []string
+	// Elsewhere says of the roots whether the container, which is set up or runs, has another
+	// directory in their place: what was at the path then was moved, removed or unmounted. There is
+	// nothing at the path "". What cannot be told is not in the answer.
+	Elsewhere(c Container, roots map[string]string) map[string]bool
 	// Freezer stops all the named containers at one instant.
 	Freezer(service string, names []string, max time.Duration) replication.Freezer
 }

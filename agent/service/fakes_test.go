@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -51,6 +52,7 @@ type node struct {
 	archived int // version of the tree in the archive
 	pinned   []string
 	moved    map[string]bool // containers that have another directory than the volume's
+	hidden   bool            // it cannot be told which they have
 	lost     int             // what the store lacks
 	sockets  int             // in the live tree
 	unkept   string
@@ -75,7 +77,7 @@ type node struct {
 func newNode(t *testing.T) *node {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "data")
-	if err := os.Mkdir(root, 0o755); err != nil {
+	if err := errors.Join(os.Mkdir(root, 0o755), os.WriteFile(filepath.Join(root, "f"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	return &node{
@@ -234,9 +236,12 @@ func (n *node) Realise(context.Context, []byte) ([]string, error) {
 			made = append(made, name)
 		}
 	}
-	if n.gone {
+	if _, err := os.Stat(n.root); n.gone || errors.Is(err, fs.ErrNotExist) {
 		n.gone, n.tree = false, empty
 		made = append(made, "data")
+		if err := os.MkdirAll(n.root, 0o755); err != nil {
+			return nil, err
+		}
 	}
 	return made, nil
 }
@@ -340,10 +345,10 @@ func (p procs) Evict(_ context.Context, names []string) error {
 	return nil
 }
 
-func (p procs) Elsewhere(c Container, _ map[string]string) (trees []string) {
+func (p procs) Elsewhere(c Container, _ map[string]string) (trees map[string]bool) {
 	p.n.with(func() {
-		if p.n.moved[c.Name] {
-			trees = []string{"data"}
+		if !p.n.hidden {
+			trees = map[string]bool{"data": p.n.moved[c.Name]}
 		}
 	})
 	return trees

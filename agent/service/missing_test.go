@@ -21,7 +21,10 @@ func TestVolumeIsGone(t *testing.T) {
 		says string
 	}{
 		"removed": {func(n *node) { n.gone = true }, "volume data of service registry is not on n1"},
-		"moved":   {func(n *node) { n.moved = map[string]bool{"web": true} }, "what is at its path is not what its containers have"},
+		"moved": {func(n *node) {
+			n.moved = map[string]bool{"web": true}
+			swap(t, n.root, "other")
+		}, "what is at its path is not what its containers have"},
 	} {
 		t.Run(how, func(t *testing.T) { volumeIsGone(t, test.lose, test.says) })
 	}
@@ -165,6 +168,7 @@ func TestVolumeOfOldIsGone(t *testing.T) {
 func TestMovedJustNow(t *testing.T) {
 	n, s, old, _ := aged(t)
 	n.with(func() { n.moved = map[string]bool{"web": true} })
+	swap(t, n.root)
 	must(t, s, api.ActionDemote)
 	if head, _ := (replica{n}).Head(); head != old || n.archived == 0 {
 		t.Errorf("sealed as %s is what the container did not have", head)
@@ -251,34 +255,151 @@ func TestMountPointIsEmpty(t *testing.T) {
 	}
 }
 
-// TestAnotherDirectoryOnAStandby: what is at the path is at no generation, whatever was noted of
-// the directory that was there.
+// TestAnotherDirectoryOnAStandby: what is at the path is at no generation, whatever was noted of the
+// directory that was there. It is archived before it is replaced; an empty one is not filled, but where
+// there was none.
 func TestAnotherDirectoryOnAStandby(t *testing.T) {
+	for name, test := range map[string]struct {
+		swap     func(t *testing.T, dir string)
+		refused  bool
+		archives int
+	}{
+		"another": {func(t *testing.T, dir string) { swap(t, dir, "other") }, false, 1},
+		"empty":   {func(t *testing.T, dir string) { swap(t, dir) }, true, 0},
+		"none": {func(t *testing.T, dir string) {
+			if err := os.Rename(dir, dir+".old"); err != nil {
+				t.Fatal(err)
+			}
+		}, false, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, s, _, _ := aged(t)
+			must(t, s, api.ActionDemote)
+			s.loop.stop()
+			s.handedOver = time.Now().Add(-time.Minute)
+			if err := s.standbyOnce(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			tree := n.tree
+			n.with(func() { n.tree, n.moved = empty, map[string]bool{"web": true} })
+			test.swap(t, n.root)
+			for range 2 { // once, not each time
+				if err := s.standbyOnce(t.Context()); (err != nil) != test.refused {
+					t.Fatal(err)
+				}
+			}
+			if (n.tree != tree) != test.refused {
+				t.Errorf("the tree is at %d, not %d", n.tree, tree)
+			}
+			if got := n.journalled(api.EventDiverged, "is archived as archive"); got != test.archives {
+				t.Errorf("archived %d times", got)
+			}
+		})
+	}
+}
+
+// TestPutBackLater: the service went on without the directory that the containers had written to. When it
+// is mounted again, what nobody has is archived before it is replaced.
+func TestPutBackLater(t *testing.T) {
 	n, s, _, _ := aged(t)
-	must(t, s, api.ActionDemote)
+	n.with(func() { n.moved = map[string]bool{"web": true} })
+	swap(t, n.root)
+	must(t, s, api.ActionDemote, api.ActionStop)
+	if err := errors.Join(os.Remove(n.root), os.Rename(n.root+".old", n.root)); err != nil {
+		t.Fatal(err)
+	}
+	must(t, s, api.ActionStart)
 	s.loop.stop()
 	if err := s.follow(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	tree := n.tree
-	swap(t, n.root)
-	n.with(func() { n.tree = empty })
-	if err := s.follow(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if n.tree != tree {
-		t.Errorf("the tree is at %d, not %d", n.tree, tree)
-	}
-	n.with(func() { n.tree = empty }) // it is looked at once, not each time
-	if err := s.follow(t.Context()); err != nil || n.tree != empty {
-		t.Errorf("looked at again (%v)", err)
+	if got := n.journalled(api.EventDiverged, "is archived as 0.1"); got != 1 {
+		t.Errorf("archived %d times: %v", got, n.journal)
 	}
 }
 
-// swap puts an empty directory in the place of one with data.
-func swap(t *testing.T, dir string) {
+// TestPutBackBeforeTheBoot: the node went down while the containers had another directory than the path's, and
+// came up with the right one.
+func TestPutBackBeforeTheBoot(t *testing.T) {
+	n, s, _, _ := aged(t)
+	n.with(func() { n.moved = map[string]bool{"web": true} })
+	swap(t, n.root)
+	if _, err := s.Replicate(t.Context()); err == nil {
+		t.Error("captured")
+	}
+	n.with(func() {
+		clear(n.moved)
+		for c := range n.states {
+			n.states[c] = "created"
+		}
+		clear(n.held)
+	})
+	if err := errors.Join(s.persist(func(r *record) { r.BootID = "another" }), os.Remove(n.root), os.Rename(n.root+".old", n.root)); err != nil {
+		t.Fatal(err)
+	}
+	s = n.agent()
+	must(t, s, api.ActionStart)
+	wantSealed(t, n)
+	if n.archived != 0 {
+		t.Error("what is whole was archived")
+	}
+}
+
+// TestStartedByHandWithAnother: somebody has put another directory in the volume's place and started the
+// containers again. It is the service's from then on, unless it is empty; what was before stays.
+func TestStartedByHandWithAnother(t *testing.T) {
+	n, s, old, _ := aged(t)
+	swap(t, n.root)
+	if _, err := s.Replicate(t.Context()); err == nil || !strings.Contains(err.Error(), "mount its file system") {
+		t.Errorf("captured: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(n.root, "f"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := s.Replicate(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(n.pinned) != 1 || n.pinned[0] != old.String() {
+		t.Errorf("pinned is %v, not %s", n.pinned, old)
+	}
+}
+
+// TestCannotBeTold: what is known of a container stays known when it cannot be looked at any more.
+func TestCannotBeTold(t *testing.T) {
+	n, s, _, _ := aged(t)
+	n.with(func() { n.moved = map[string]bool{"web": true} })
+	swap(t, n.root, "other")
+	for range 2 {
+		if _, err := s.Replicate(t.Context()); err == nil {
+			t.Error("captured while a container has another directory")
+		}
+		n.with(func() { n.hidden = true })
+	}
+}
+
+// swap puts another directory, with such files, in the place of one with data.
+func swap(t *testing.T, dir string, files ...string) {
 	t.Helper()
 	if err := errors.Join(os.Rename(dir, dir+".old"), os.Mkdir(dir, 0o755)); err != nil {
 		t.Fatal(err)
 	}
+	for _, f := range files {
+		if err := os.WriteFile(filepath.Join(dir, f), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// journalled counts the decisions of a kind that say so.
+func (n *node) journalled(event, text string) (count int) {
+	n.with(func() {
+		for _, d := range n.journal {
+			if d.Event == event && strings.Contains(d.Reason, text) {
+				count++
+			}
+		}
+	})
+	return count
 }

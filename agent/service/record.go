@@ -42,9 +42,9 @@ type record struct {
 	Base     string   `json:"base"`               // generation that Term started from
 	Restore  string   `json:"restore,omitempty"`  // generation that the next promotion here goes back to
 	Quiesced []string `json:"quiesced,omitempty"` // active: the after-capture that is owed since a before-capture (consistency.go)
-	Astray   []string `json:"astray,omitempty"`   // dirty: trees in whose place a container has, or had last, another directory (astray.go)
-	// Roots are the inode numbers of the trees' directories when a generation was last captured or applied here.
-	Roots   map[string]uint64 `json:"roots,omitempty"`
+	Astray   []string `json:"astray,omitempty"`   // dirty: trees in whose place a container has, or had last, another directory (roots.go)
+	// Roots are the directories that the trees are in, when a generation was last captured or applied here (roots.go).
+	Roots   map[string]string `json:"roots,omitempty"`
 	FreshAt int64             `json:"fresh_at"` // Unix ns, our clock: the head was current until then at least
 	HeardAt int64             `json:"heard_at"` // Unix ns, our clock: an active peer was last heard of
 }
@@ -144,8 +144,8 @@ func (s *Service) heedEvictionLocked() {
 	if rec.Role == api.RoleStopped && rec.Step == stepNone {
 		return
 	}
-	disk, err := load(s.Dir, s.name)
-	if err != nil || disk.Role != api.RoleStopped || disk.Step != stepNone {
+	disk, evicted := s.onDisk()
+	if !evicted {
 		return
 	}
 	s.loop.stop()
@@ -155,4 +155,19 @@ func (s *Service) heedEvictionLocked() {
 	s.prepared = ""
 	s.mu.Unlock()
 	s.decide(api.EventStop, rec.Term, "the service was taken off this node by an offline stop (understudy evict) while it was %s here", orStep(rec))
+}
+
+// onDisk is the record as it was written last, and whether that was by an offline stop.
+func (s *Service) onDisk() (r record, evicted bool) {
+	r, err := load(s.Dir, s.name)
+	return r, err == nil && r.Role == api.RoleStopped && r.Step == stepNone
+}
+
+// evicted: what the background work learns must not take back what an offline stop recorded.
+func (s *Service) evicted() bool {
+	if rec := s.snapshot(); rec.Role == api.RoleStopped {
+		return false
+	}
+	_, yes := s.onDisk()
+	return yes
 }

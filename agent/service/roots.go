@@ -2,25 +2,198 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication"
 )
 
 // What is captured and applied goes by the paths of the trees. What is at a path can be another
 // directory than before: moved, removed and made again, or a mount point whose file system is not mounted.
+// So the record keeps which directories the service's data was in (Roots), and as long as the containers
+// run it is looked which ones they have: they keep those that were there when they were set up.
 
-// A container keeps the directory that was there when it was set up. So on a standby it is set up again;
-// on the active node nothing is captured while it has another one, and what the path shows then is not
-// taken for the service's.
+// What Roots says of a tree that is in no directory that is known.
+const (
+	rootNone    = ""        // there was none: the one that is made is to be filled
+	rootForeign = "another" // what is at the path is not the service's: it is archived before it is replaced
+)
+
+// rootOf tells a directory from another at the same path, also after a boot; "" where there is none. Roots
+// of file systems have the same inode number everywhere, so the time of birth is part of it, and the file
+// system's identity where that does not come from its device.
+func rootOf(path string) string {
+	var st unix.Statx_t
+	var fs unix.Statfs_t
+	if unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_BTIME, &st) != nil || unix.Statfs(path, &fs) != nil {
+		return ""
+	}
+	id := fmt.Sprintf("%d born %d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec)
+	if fs.Type == unix.EXT4_SUPER_MAGIC || fs.Type == unix.BTRFS_SUPER_MAGIC { // of their UUIDs
+		id += fmt.Sprintf(" in %x", fs.Fsid.Val)
+	}
+	return id
+}
+
+// rootsAt are those of the paths at which there is a directory.
+func rootsAt(paths map[string]string) map[string]string {
+	out := make(map[string]string, len(paths))
+	for name, path := range paths {
+		if id := rootOf(path); id != "" {
+			out[name] = id
+		}
+	}
+	return out
+}
+
+// replaced are the trees that are in another directory than the service's data was; those that
+// were made to be filled are not among them.
+func (r record) replaced(now map[string]string) (trees []string) {
+	for name, id := range now {
+		if was, known := r.Roots[name]; known && was != rootNone && was != id {
+			trees = append(trees, name)
+		}
+	}
+	slices.Sort(trees)
+	return trees
+}
+
+// noteRoots makes durable in which directories the trees are from now on.
+func (s *Service) noteRoots(now map[string]string) error {
+	next := maps.Clone(s.snapshot().Roots)
+	if next == nil {
+		next = map[string]string{}
+	}
+	maps.Copy(next, now)
+	if maps.Equal(next, s.snapshot().Roots) || s.evicted() {
+		return nil
+	}
+	return s.persist(func(r *record) { r.Roots = next })
+}
+
+// noteNone makes durable, before anything is made at their paths, which trees have no directory.
+func (s *Service) noteNone(def Definition, paths map[string]string) error {
+	now, none := rootsAt(paths), map[string]string{}
+	for _, name := range def.Volumes {
+		if now[name] == "" {
+			none[name] = rootNone
+		}
+	}
+	return s.noteRoots(none)
+}
+
+// checkEmpty refuses an empty directory in the place of one that had data, before it is taken for what
+// the service has left, or filled: it is what a file system that is not mounted looks like.
+func (s *Service) checkEmpty(paths map[string]string) error {
+	m, err := s.Replica.HeadManifest()
+	if err != nil {
+		return err
+	}
+	rec := s.snapshot()
+	for _, name := range rec.replaced(rootsAt(paths)) {
+		v := m.Volume(name)
+		if v == nil || v.Entries.Len() < 2 { // one is the root
+			continue
+		}
+		if in, err := os.ReadDir(paths[name]); err != nil || len(in) > 0 {
+			continue // whoever reads the tree says what is wrong with it
+		}
+		return api.Errorf(api.KindInstalled, "mount its file system; if it is meant to begin empty, put a file into it",
+			"%s, which holds volume %s of service %s, is an empty directory on %s, and another than the one that its data was in", paths[name], name, s.name, s.Node)
+	}
+	return nil
+}
+
+// checkMounted does so at a start.
+func (s *Service) checkMounted(ctx context.Context) error {
+	if head, err := s.Replica.Head(); err != nil || head.IsZero() {
+		return err
+	}
+	def, err := s.activeDefinition(ctx)
+	if err != nil {
+		return err
+	}
+	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
+	if err != nil {
+		return err
+	}
+	return s.checkEmpty(paths)
+}
+
+// keepReplaced archives what is in the place of the service's directories on a standby, before it is
+// made what the generation says.
+func (s *Service) keepReplaced(ctx context.Context, m *replication.Manifest, paths map[string]string) error {
+	rec := s.snapshot()
+	trees := rec.replaced(rootsAt(paths))
+	if len(trees) == 0 {
+		return nil
+	}
+	if err := s.checkEmpty(paths); err != nil {
+		return err
+	}
+	req := replication.SealRequest{Term: rec.Term, Roots: map[string]string{}, Definition: m.Definition, Images: m.Images}
+	for _, v := range m.Volumes {
+		if slices.Contains(trees, v.Name) {
+			req.Roots[v.Name] = paths[v.Name]
+		} else {
+			req.Missing = append(req.Missing, v.Name)
+		}
+	}
+	archive := s.Replica.ArchiveForeign // compares with the generation that was applied
+	if s.Replica.Applied().IsZero() {
+		archive = s.Replica.ArchiveTree
+	}
+	name, err := archive(ctx, req)
+	if err != nil {
+		return err
+	}
+	kept := "nothing of it differs from what was captured"
+	if name != "" {
+		kept = fmt.Sprintf("it is archived as %[1]s: understudy restore %[2]s %[1]s --to DIR", name, s.name)
+	}
+	s.decide(api.EventDiverged, rec.Term, "another directory than the one that its data was in is at the path of volume %s; %s. It is made what the generation says", strings.Join(trees, ", "), kept)
+	none := map[string]string{} // to be filled: not archived again where that fails
+	for _, tree := range trees {
+		none[tree] = rootNone
+	}
+	return errors.Join(s.Replica.Recheck(), s.noteRoots(none))
+}
+
+// accept takes another directory for the active service's, where its containers have it too: somebody has put it
+// there while they did not run. What it was before stays.
+func (s *Service) accept(q replication.SealRequest) error {
+	now := rootsAt(q.Roots)
+	trees := s.snapshot().replaced(now)
+	if len(trees) == 0 {
+		return nil
+	}
+	if err := s.checkEmpty(q.Roots); err != nil {
+		return err
+	}
+	head, err := s.Replica.Head()
+	if err != nil {
+		return err
+	}
+	why := fmt.Sprintf("another directory was put in the place of volume %s", strings.Join(trees, ", "))
+	if !head.IsZero() {
+		if err := s.Replica.Keep(head.String(), "before "+why); err != nil {
+			return err
+		}
+	}
+	s.decide(api.EventReplication, q.Term, "%s, and the containers were started with it: it is captured from now on. Generation %s, from before, is pinned", why, head)
+	return s.noteRoots(now)
+}
 
 // astray says of the trees that a container has which is set up or runs, whether it has another directory
-// in their place; containers are those that do. A tree that has no path is not where it was.
+// in their place; containers are those that do. A tree that has no path is not where it was. What cannot be told is not in the answer.
 func (s *Service) astray(def Definition, paths map[string]string) (trees map[string]bool, containers []string) {
 	s.mu.Lock()
 	var look []Container
@@ -39,46 +212,74 @@ func (s *Service) astray(def Definition, paths map[string]string) (trees map[str
 		if c.Running && !s.Procs.Running(c) {
 			continue // it has ended
 		}
-		elsewhere := s.Procs.Elsewhere(c, roots)
-		for tree := range c.Trees {
-			trees[tree] = trees[tree] || slices.Contains(elsewhere, tree)
+		is := false
+		for tree, another := range s.Procs.Elsewhere(c, roots) {
+			trees[tree] = trees[tree] || another
+			is = is || another
 		}
-		if len(elsewhere) > 0 {
+		if is {
 			containers = append(containers, c.Name)
 		}
 	}
 	return trees, containers
 }
 
-// noteAstray keeps what astray finds of the active node's containers, across a kill, too. When they
-// have ended nobody can tell any more: then it is what was found last.
+// noteAstray keeps which trees the active node's containers have elsewhere, across a kill, too. When they have
+// ended nobody can tell any more: then it is what was found last, unless the directory is there again in which the data was.
 func (s *Service) noteAstray(def Definition, paths map[string]string) error {
-	trees, _ := s.astray(def, paths)
 	rec := s.snapshot()
-	now := slices.DeleteFunc(slices.Clone(rec.Astray), func(tree string) bool { is, looked := trees[tree]; return looked && !is })
-	for tree, is := range trees {
-		if is && !slices.Contains(now, tree) {
+	if !rec.Dirty {
+		return nil
+	}
+	trees, _ := s.astray(def, paths)
+	var now []string
+	for _, tree := range def.Volumes {
+		is, looked := trees[tree]
+		if !looked {
+			was := rec.Roots[tree]
+			is = slices.Contains(rec.Astray, tree) && (was == rootNone || was != rootOf(paths[tree]))
+		}
+		if is {
 			now = append(now, tree)
 		}
 	}
 	slices.Sort(now)
-	if !rec.Dirty || slices.Equal(now, rec.Astray) {
+	if slices.Equal(now, rec.Astray) || s.evicted() {
 		return nil
+	}
+	if len(now) > 0 {
+		s.decide(api.EventReplication, rec.Term, "what is at the path of volume %s is not what the containers have; nothing is captured", strings.Join(now, ", "))
 	}
 	return s.persist(func(r *record) { r.Astray = now })
 }
 
+// lastLookTime bounds it: the containers wait to be stopped.
+const lastLookTime = 300 * time.Millisecond
+
 // lastLook is before the containers are stopped. Podman need not answer: the definition is the one read last.
 func (s *Service) lastLook(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastLookTime)
+	defer cancel()
 	s.mu.Lock()
 	def := s.defined
 	s.mu.Unlock()
+	var err error
 	if len(def.Bytes) == 0 {
-		def, _, _ = s.headDefinition() // nothing was captured before: nothing to look for
+		def, _, err = s.headDefinition()
 	}
-	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
+	for _, name := range s.snapshot().Spec.Containers {
+		s.mu.Lock()
+		_, seen := s.seen[name]
+		s.mu.Unlock()
+		if !seen && err == nil { // the agent was started just now
+			_, _ = s.inspect(ctx, name)
+		}
+	}
 	if err == nil {
-		err = s.noteAstray(def, paths)
+		var paths map[string]string
+		if paths, err = s.Runtime.VolumePaths(ctx, def.Volumes); err == nil {
+			err = s.noteAstray(def, paths)
+		}
 	}
 	if err != nil {
 		s.log.Warn("it is not known whether the containers had what is at the paths of their volumes", "error", err)
@@ -87,24 +288,24 @@ func (s *Service) lastLook(ctx context.Context) {
 
 // setUpAgain takes down what was set up with a directory that is not at its path any more; initialise
 // sets it up again.
-func (s *Service) setUpAgain(ctx context.Context, def Definition) error {
+func (s *Service) setUpAgain(ctx context.Context, def Definition) (down bool, err error) {
 	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, name := range s.snapshot().Spec.Containers {
 		if _, err := s.inspect(ctx, name); err != nil {
-			return fmt.Errorf("container %s on %s: %w", name, s.Node, err)
+			return false, fmt.Errorf("container %s on %s: %w", name, s.Node, err)
 		}
 	}
 	_, containers := s.astray(def, paths)
 	for _, name := range containers {
 		if err := s.Runtime.Stop(ctx, name, 0); err != nil {
-			return fmt.Errorf("container %s on %s was set up with a directory that is not at its path any more, and cannot be taken down: %w", name, s.Node, err)
+			return false, fmt.Errorf("container %s on %s was set up with a directory that is not at its path any more, and cannot be taken down: %w", name, s.Node, err)
 		}
 		s.log.Warn("a directory was moved, removed or unmounted since a container was set up; it is set up again", "container", name)
 	}
-	return nil
+	return len(containers) > 0, nil
 }
 
 // isPrepared says whether what the definition names was made and set up, and the trees are still where they were then.
@@ -120,66 +321,5 @@ func (s *Service) isPrepared(ctx context.Context, def Definition) (bool, error) 
 		return false, err
 	}
 	_, astray := s.astray(def, paths)
-	return len(astray) == 0 && len(paths) == len(def.Volumes), nil
-}
-
-// inodes are the inode numbers of the directories at the paths: of those that are there.
-func inodes(paths map[string]string) map[string]uint64 {
-	out := make(map[string]uint64, len(paths))
-	for name, path := range paths {
-		var st unix.Stat_t
-		if unix.Stat(path, &st) == nil {
-			out[name] = st.Ino
-		}
-	}
-	return out
-}
-
-// replaced says whether one of the trees is in another directory than when the record was written.
-func (r record) replaced(now map[string]uint64) bool {
-	for name, was := range r.Roots {
-		if ino, ok := now[name]; ok && ino != was {
-			return true
-		}
-	}
-	return false
-}
-
-// noteRoots makes durable in which directories the trees are.
-func (s *Service) noteRoots(now map[string]uint64) error {
-	if maps.Equal(now, s.snapshot().Roots) {
-		return nil
-	}
-	return s.persist(func(r *record) { r.Roots = now })
-}
-
-// checkMounted refuses an empty directory in the place of one that had data, before what is there is
-// taken for what the service has left: it is what a file system that is not mounted looks like.
-func (s *Service) checkMounted(ctx context.Context) error {
-	m, err := s.Replica.HeadManifest()
-	if err != nil || m == nil {
-		return err
-	}
-	def, err := s.activeDefinition(ctx)
-	if err != nil {
-		return err
-	}
-	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
-	if err != nil {
-		return err
-	}
-	rec, now := s.snapshot(), inodes(paths)
-	for _, name := range slices.Sorted(maps.Keys(now)) {
-		was, known := rec.Roots[name]
-		v := m.Volume(name)
-		if !known || was == now[name] || v == nil || v.Entries == nil || v.Entries.Len() < 2 || slices.Contains(rec.Astray, name) { // one is the root
-			continue
-		}
-		if in, err := os.ReadDir(paths[name]); err != nil || len(in) > 0 {
-			continue // whoever reads the tree says what is wrong with it
-		}
-		return api.Errorf(api.KindInstalled, "mount its file system; if it is meant to begin empty, put a file into it",
-			"%s, which holds volume %s of service %s, is an empty directory on %s, and another than the one in which generation %s was: nothing is done with it", paths[name], name, s.name, s.Node, m.ID)
-	}
-	return nil
+	return len(astray) == 0 && len(rootsAt(paths)) == len(def.Volumes), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -319,8 +320,15 @@ func (s *Service) persist(change func(*record)) error {
 	if next.Role != api.RoleActive {
 		next.Quiesced = nil // no container runs: what held in one has ended with it
 	}
-	if !next.Dirty {
-		next.Astray = nil // what was in the trees' place is kept, or given up
+	if !next.Dirty && len(next.Astray) > 0 { // the service goes on without what it had there
+		next.Roots = maps.Clone(next.Roots)
+		if next.Roots == nil {
+			next.Roots = map[string]string{}
+		}
+		for _, tree := range next.Astray {
+			next.Roots[tree] = rootForeign
+		}
+		next.Astray = nil
 	}
 	if err := next.save(s.Dir); err != nil {
 		return api.Errorf(api.KindGeneric, "free space on the node's disk, or see dmesg for I/O errors", "service %s: its record cannot be written: %v", s.name, err)

@@ -204,6 +204,13 @@ func (s *Service) prepare(ctx context.Context, def Definition) error {
 			return err
 		}
 	}
+	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
+	if err == nil {
+		err = s.noteNone(def, paths)
+	}
+	if err != nil {
+		return err
+	}
 	changed, err := s.Runtime.Realise(ctx, def.Bytes)
 	if len(changed) > 0 {
 		s.log.Info("made as on the active node", "what", strings.Join(changed, ", "))
@@ -211,8 +218,12 @@ func (s *Service) prepare(ctx context.Context, def Definition) error {
 			return err
 		}
 	}
+	down := false
 	if err == nil {
-		err = s.setUpAgain(ctx, def)
+		down, err = s.setUpAgain(ctx, def)
+	}
+	if down { // what is there is at no generation
+		err = errors.Join(err, s.Replica.Recheck())
 	}
 	if err == nil {
 		err = s.initialise(ctx)
@@ -298,16 +309,13 @@ func (s *Service) applyTo(ctx context.Context, to replication.ID) error {
 			return api.Errorf(api.KindGeneric, "see understudy log", "volume %s of service %s does not exist on %s yet", n, s.name, s.Node)
 		}
 	}
-	now := inodes(paths)
-	if s.snapshot().replaced(now) { // what is there is at no generation
-		if err := s.Replica.Recheck(); err != nil {
-			return err
-		}
+	if err := s.keepReplaced(ctx, m, paths); err != nil {
+		return err
 	}
 	if err := s.Replica.ApplyAt(ctx, to, paths); err != nil {
 		return err
 	}
-	return s.noteRoots(now)
+	return s.noteRoots(rootsAt(paths))
 }
 
 // imagesEvery is how often Podman is asked for its images without an occasion.

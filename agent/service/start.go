@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"strings"
 
@@ -166,11 +164,9 @@ func (s *Service) sealRequestOf(ctx context.Context, term uint64, def Definition
 	}
 	astray := s.snapshot().Astray
 	for _, v := range def.Volumes {
-		path, ok := paths[v]
-		if slices.Contains(astray, v) { // what is at its path, if anything, is archived, too
-			if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-				delete(r.Roots, v)
-			}
+		_, ok := paths[v]
+		if slices.Contains(astray, v) { // what is at its path is none of this (wentWithout)
+			delete(r.Roots, v)
 			r.Missing = append(r.Missing, v)
 			continue
 		}
@@ -195,9 +191,11 @@ func (s *Service) gone(r replication.SealRequest) error {
 	if undefined != nil { // it may be none of the service's any more
 		return fmt.Errorf("service %s: nothing is captured, as volume %s of the last generation is not on %s any more, and what it has in its place is not known: %w", s.name, strings.Join(r.Missing, ", "), s.Node, undefined)
 	}
-	if len(s.snapshot().Astray) > 0 {
-		return api.Errorf(api.KindGeneric, "put it back as it was, or mount it again; or copy what containers have there (podman cp) and pcs resource restart "+s.name+", which goes on from the last generation",
-			"volume %s of service %s on %s: what is at its path is not what its containers have; it was moved, removed or unmounted since they were started, and nothing is captured", strings.Join(r.Missing, ", "), s.name, s.Node)
+	astray := s.snapshot().Astray
+	if away := slices.DeleteFunc(slices.Clone(r.Missing), func(v string) bool { return !slices.Contains(astray, v) }); len(away) > 0 {
+		return api.Errorf(api.KindGeneric,
+			"put it back as it was, or mount it again; or save what the containers have there (podman cp, to another directory), and pcs resource restart "+s.name+", which goes on from the last generation",
+			"volume %s of service %s on %s: what is at its path is not what its containers have; it was moved, removed or unmounted since they were started, and nothing is captured", strings.Join(away, ", "), s.name, s.Node)
 	}
 	return api.Errorf(api.KindGeneric, "pcs resource restart "+s.name+" makes it again as it was in the last generation; what all volumes were given since is then archived",
 		"volume %s of service %s is not on %s any more, and nothing is captured without it", strings.Join(r.Missing, ", "), s.name, s.Node)
@@ -288,10 +286,14 @@ func (s *Service) reserve(ctx context.Context) error {
 func (s *Service) wentWithout(r replication.SealRequest, archived string) {
 	s.mu.Lock()
 	s.prepared = "" // it is made again
+	astray := s.rec.Astray
 	s.mu.Unlock()
-	event, left := api.EventRecover, "nothing that was not captured is left of its data"
+	event, left := api.EventRecover, "nothing that was not captured is left of the others"
 	if archived != "" {
-		event, left = api.EventDiverged, fmt.Sprintf("what is left is archived as %[1]s: understudy restore %[2]s %[1]s --to DIR", archived, s.name)
+		event, left = api.EventDiverged, fmt.Sprintf("what is left of the others is archived as %[1]s: understudy restore %[2]s %[1]s --to DIR", archived, s.name)
+	}
+	if len(astray) > 0 {
+		left += "; what the containers had in the place of " + strings.Join(astray, ", ") + " is where it was moved to, and is archived if it is put back"
 	}
 	s.decide(event, r.Term, "volume %s is not here any more, or not what the containers had: this node goes on from the last generation; %s", strings.Join(r.Missing, ", "), left)
 }
