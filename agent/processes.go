@@ -153,12 +153,13 @@ func mountOf(pid, fd int) *mountinfo.Info {
 	if err != nil {
 		return nil
 	}
-	mounts, err := mountinfo.PidMountInfo(pid)
+	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "mountinfo"))
 	if err != nil {
 		return nil
 	}
-	mounts = slices.DeleteFunc(mounts, func(m *mountinfo.Info) bool { return m.Mountpoint != at })
-	if len(mounts) != 1 {
+	defer func() { _ = f.Close() }()
+	mounts, err := mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != at, false })
+	if err != nil || len(mounts) != 1 {
 		return nil
 	}
 	return mounts[0]

@@ -55,10 +55,40 @@ func TestElsewhere(t *testing.T) {
 	}
 }
 
+// TestElsewhereOnPurpose: a part of a volume, an overlay over it and what a container has mounted itself
+// are other directories, and say nothing of the volume.
+func TestElsewhereOnPurpose(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, for a mount namespace")
+	}
+	for name, mount := range map[string]string{
+		"part":    `mount --bind "$1/part" "$2"`,
+		"overlay": `mount -t tmpfs none /mnt && mkdir /mnt/u /mnt/w && mount -t overlay -o "lowerdir=$1,upperdir=/mnt/u,workdir=/mnt/w" none "$2"`,
+		"own":     `mount --bind "$1" "$2" && mount -t tmpfs none "$2"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, at := filepath.Join(t.TempDir(), "data"), t.TempDir()
+			if err := os.MkdirAll(filepath.Join(dir, "part"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			pid := mountingBy(t, mount, dir, at)
+			got := (&processes{}).Elsewhere(service.Container{PID: pid, Trees: map[string]string{"data": at}}, map[string]string{"data": dir})
+			if got["data"] {
+				t.Errorf("elsewhere are %v", got)
+			}
+		})
+	}
+}
+
 // mounting starts a process in whose mount namespace the directory is mounted at another path.
 func mounting(t *testing.T, dir, at string) (pid int) {
 	t.Helper()
-	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `mount --bind "$1" "$2" && echo there && read end`, "sh", dir, at)
+	return mountingBy(t, `mount --bind "$1" "$2"`, dir, at)
+}
+
+func mountingBy(t *testing.T, mount, dir, at string) (pid int) {
+	t.Helper()
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", mount+` && echo there && read end`, "sh", dir, at)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

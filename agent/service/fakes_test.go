@@ -52,6 +52,7 @@ type node struct {
 	archived int // version of the tree in the archive
 	pinned   []string
 	moved    map[string]bool // containers that have another directory than the volume's
+	applyErr error           // nothing can be applied
 	hidden   bool            // it cannot be told which they have
 	lost     int             // what the store lacks
 	sockets  int             // in the live tree
@@ -507,6 +508,9 @@ func (r replica) ApplyAt(_ context.Context, id replication.ID, _ map[string]stri
 	defer r.n.mu.Unlock()
 	if _, ok := r.n.trees[id]; !ok {
 		return replication.ErrNotFound
+	}
+	if r.n.applyErr != nil {
+		return r.n.applyErr
 	}
 	if r.n.applied != id {
 		r.n.tree, r.n.applied = r.n.trees[id], id

@@ -298,6 +298,26 @@ func TestAnotherDirectoryOnAStandby(t *testing.T) {
 	}
 }
 
+// TestArchivedOnce: also where what is to be in its place cannot be applied.
+func TestArchivedOnce(t *testing.T) {
+	n, s, _, _ := aged(t)
+	must(t, s, api.ActionDemote)
+	s.loop.stop()
+	if err := s.follow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	swap(t, n.root, "other")
+	n.with(func() { n.applyErr = errors.New("no room") })
+	for range 3 {
+		if err := s.follow(t.Context()); err == nil {
+			t.Error("applied")
+		}
+	}
+	if got := n.journalled(api.EventDiverged, "another directory than the one"); got != 1 {
+		t.Errorf("archived %d times", got)
+	}
+}
+
 // TestPutBackLater: the service went on without the directory that the containers had written to. When it
 // is mounted again, what nobody has is archived before it is replaced.
 func TestPutBackLater(t *testing.T) {
