@@ -72,6 +72,8 @@ type node struct {
 	have     []string // images that the senders are told of
 	asked    []string // layers that they are told to leave out
 
+	sealingDirty func() // what happens while SealDirty reads
+
 	sealing sync.Mutex // one seal at a time, as in the engine
 }
 
@@ -593,7 +595,11 @@ func (r replica) ArchiveTree(context.Context, replication.SealRequest) (string, 
 }
 
 func (r replica) SealDirty(ctx context.Context, q replication.SealRequest) (replication.SealResult, string, error) {
-	if head, _ := r.Head(); head.Term > q.Term || len(q.Missing) > 0 {
+	if r.n.sealingDirty != nil {
+		r.n.sealingDirty()
+	}
+	head, _ := r.Head()
+	if term, _ := r.Term(); max(head.Term, term) > q.Term || len(q.Missing) > 0 {
 		r.n.with(func() { r.n.archived, r.n.applied = r.n.tree, replication.ID{} })
 		return replication.SealResult{}, "archive", nil
 	}

@@ -360,6 +360,44 @@ func TestPowerCutThenNewHistory(t *testing.T) {
 	}
 }
 
+// TestNewHistoryArrivesDuringTheStart: a former active reads what it has left for long. What it had sealed beyond
+// the new active's history must not keep that from arriving meanwhile.
+func TestNewHistoryArrivesDuringTheStart(t *testing.T) {
+	n, s, old, _ := aged(t)
+	if _, err := s.Replicate(t.Context()); err != nil { // nobody has it
+		t.Fatal(err)
+	}
+	wrote := 0
+	n.with(func() {
+		n.tree += 7
+		wrote = n.tree
+		for c := range n.states {
+			n.states[c] = "created"
+		}
+		clear(n.held)
+		n.peers = []api.NodeStatus{{Node: "n2", Alive: true, Services: []api.ServiceStatus{{Service: "registry", Role: api.RoleActive, Term: 9, Base: old.String()}}}}
+	})
+	if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
+		t.Fatal(err)
+	}
+	s = n.agent()
+	n.sealingDirty = func() {
+		if head, err := (replica{n}).Head(); err != nil || head != old {
+			t.Errorf("the head is %s (%v): nothing can follow %s", head, err, old)
+		}
+	}
+	must(t, s, api.ActionStart)
+	s.loop.stop()
+	n.with(func() {
+		if n.archived != wrote {
+			t.Errorf("archived is version %d of the tree, written was %d", n.archived, wrote)
+		}
+	})
+	if got := n.journalled(api.EventDiverged, "had received is archived"); got != 2 { // sealed, and not
+		t.Errorf("archived %d times: %v", got, n.journal)
+	}
+}
+
 // TestWrittenOutsideTheCluster: the resource is taken away, somebody works with the
 // containers by hand, and the resource is made again: the work is kept.
 func TestWrittenOutsideTheCluster(t *testing.T) {

@@ -42,6 +42,7 @@ func (s *Service) start(ctx context.Context, spec api.Spec) error {
 	if err := s.checkMounted(ctx); err != nil {
 		return err
 	}
+	s.makeWay(ctx)
 	if err := s.sealDirty(ctx); err != nil {
 		return err
 	}
@@ -67,6 +68,24 @@ func (s *Service) start(ctx context.Context, spec api.Spec) error {
 	}
 	s.loop.start(s.runStandby)
 	return s.offerScore(ctx)
+}
+
+// makeWay has the new active's history arrive here while sealDirty reads the live trees, which takes as long as
+// they are large: what this node has beyond it is set aside before, where gossip knows it already. Else the
+// node is sent nothing until it has started, and the only copy of what is written now is the active's.
+func (s *Service) makeWay(ctx context.Context) {
+	rec := s.snapshot()
+	active, ok := s.activePeer()
+	if !ok || !rec.Dirty || active.Term <= rec.Term {
+		return
+	}
+	err := s.turnRound(ctx)
+	if err == nil {
+		err = s.Replica.Fence(active.Term) // what was written in the old term goes on from nothing here
+	}
+	if err != nil {
+		s.log.Warn("the new active's history cannot arrive before the service has started here", "error", err)
+	}
 }
 
 // sealDirty commits what the containers of an earlier life wrote and nobody
