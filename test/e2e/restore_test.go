@@ -136,7 +136,7 @@ func testDirectoryReplaced(t *testing.T, c *cluster) {
 	c.sh(t, standby, "pcs node standby "+standby.Name()+" --wait=60")
 	c.sh(t, standby, "cd "+dir+" && mv _data moved && mkdir _data && pcs node unstandby "+standby.Name())
 	eventually(t, time.Minute, "the start to be refused", func() error {
-		return lacks(c.journal(t, standby, since), "is an empty directory on "+standby.Name()+", and another than the one in which generation")
+		return lacks(c.journal(t, standby, since), "is an empty directory on "+standby.Name()+", and another than the one that its data was in")
 	})
 	c.sh(t, standby, "cd "+dir+" && rmdir _data && mv moved _data && pcs resource cleanup "+stack.Service)
 	c.settle(t)
