@@ -101,10 +101,7 @@ func (k *killer) send(n *node) error {
 		if err != nil {
 			return err
 		}
-		_, err = n.seal(e, k.job.Term, f)
-		if err == nil {
-			_, err = ship(e, wire.ClientOptions{Addr: k.job.Addr, KeyFile: k.job.Key, KnownHosts: k.job.Known, Timeout: slow, DeadAfter: slow, Hook: k.at})
-		}
+		_, err = n.cycle(e, k.job.Term, f, wire.ClientOptions{Addr: k.job.Addr, KeyFile: k.job.Key, KnownHosts: k.job.Known, Timeout: slow, DeadAfter: slow, Hook: k.at})
 		return errors.Join(err, f.close())
 	})
 }

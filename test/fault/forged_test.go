@@ -142,6 +142,8 @@ func TestFencedSender(t *testing.T) {
 	}
 	p.check()
 	p.term = 8
+	p.step()
+	p.sealHome() // until there is a generation of its term it has nothing that would be taken
 	p.heal()
 }
 

@@ -85,23 +85,9 @@ func (p *pair) fullAt(process replication.Process, m *memory, pages uint64) bool
 	write(p.t, filepath.Join(p.n1.tree(), "new"), noise(p.cycle, 6000)) // a page or two
 	var err error
 	switch process {
-	case replication.Sender:
-		want, before := list(p.t, p.n1.tree()), p.n1.head(p.t)
+	case replication.Sender, replication.Receiver:
 		m.leave(p.t, pages)
-		err = p.n1.withEngine(nil, func(e *engine.Engine) error {
-			if _, err := p.n1.seal(e, p.term, p.freezer); err != nil {
-				return err
-			}
-			_, err := ship(e, p.sshd.client)
-			return err
-		})
-		if now := p.n1.head(p.t); now != before {
-			p.sealed[now] = want
-		}
-	case replication.Receiver:
-		p.sealHome()
-		m.leave(p.t, pages)
-		err = p.shipped()
+		err = p.cycleOver(p.sshd.client)
 	case replication.Applier:
 		p.sealHome()
 		must(p.t, p.shipped())
@@ -120,14 +106,6 @@ func (p *pair) fullAt(process replication.Process, m *memory, pages uint64) bool
 	return err == nil
 }
 
-// shipped ships what is sealed.
-func (p *pair) shipped() error {
-	return p.n1.withEngine(nil, func(e *engine.Engine) error {
-		_, err := ship(e, p.sshd.client)
-		return err
-	})
-}
-
 // TestFloorOfTheReceiver: below its floor of free space the receiver takes nothing, so that
 // what it has can go on being used.
 func TestFloorOfTheReceiver(t *testing.T) {
@@ -136,9 +114,8 @@ func TestFloorOfTheReceiver(t *testing.T) {
 	p.sshd.set(func() { p.sshd.tune = func(o *wire.ServerOptions) { o.MinFree = 0 } }) // the default
 	m.leave(t, 1000)
 	p.step()
-	p.sealHome()
 	before := storeOf(t, p.n2)
-	if err := p.shipped(); !errors.Is(err, wire.ErrNoSpace) {
+	if err := p.cycleOver(p.sshd.client); !errors.Is(err, wire.ErrNoSpace) {
 		t.Errorf("below the floor: %v", err)
 	}
 	if d := before.differs(storeOf(t, p.n2)); d != "" {
@@ -164,12 +141,11 @@ func TestDiskFullWhereBlocksAreShared(t *testing.T) {
 					p.cycle++
 					before := p.n2.head(t)
 					write(t, filepath.Join(p.n1.tree(), "new"), bytes.Repeat(noise(p.cycle, 4096), size/4096)) // it compresses
-					p.sealHome()
 					if process == replication.Applier {
-						must(t, p.shipped())
+						must(t, p.cycleOver(p.sshd.client))
 					}
 					d.fill(t, leave)
-					err := p.shipped()
+					err := p.cycleOver(p.sshd.client)
 					if err == nil {
 						err = p.n2.withEngine(nil, p.n2.apply)
 					}
@@ -218,18 +194,8 @@ func TestActivesDiskFullWhereBlocksAreShared(t *testing.T) {
 				for _, leave := range []int64{0, 64 << 10, 1 << 20, 4 << 20, 4 * size} {
 					p.cycle++
 					write(t, filepath.Join(p.n1.tree(), "new"), what.content())
-					want, before := list(t, p.n1.tree()), p.n1.head(t)
 					d.fill(t, leave)
-					err := p.n1.withEngine(nil, func(e *engine.Engine) error {
-						if _, err := p.n1.seal(e, p.term, p.freezer); err != nil {
-							return err
-						}
-						_, err := ship(e, p.sshd.client)
-						return err
-					})
-					if now := p.n1.head(t); now != before {
-						p.sealed[now] = want
-					}
+					err := p.cycleOver(p.sshd.client)
 					switch {
 					case err != nil && !replication.NoSpace(err):
 						t.Errorf("a full disk is reported as: %v", err)

@@ -25,6 +25,8 @@ const svc = "registry"
 type node struct {
 	dir  string
 	disk *disk // that dir is on; nil: one that nothing happens to
+
+	ahead int // packs that it has sent ahead of their generations
 }
 
 func newNode(t testing.TB, dir string) *node {
@@ -53,25 +55,65 @@ func (n *node) withEngine(hook durable.Hook, f func(*engine.Engine) error) error
 func (n *node) apply(e *engine.Engine) error { return e.Apply(context.Background(), n.roots()) }
 
 // seal is the active's first part.
-func (n *node) seal(e *engine.Engine, term uint64, f replication.Freezer) (replication.SealResult, error) {
+func (n *node) seal(e *engine.Engine, term uint64, f replication.Freezer, packed func()) (replication.SealResult, error) {
 	if err := e.Fence(term); err != nil {
 		return replication.SealResult{}, err
 	}
-	return e.Seal(context.Background(), replication.SealRequest{Term: term, Roots: n.roots(), Definition: []byte("definition"), Freezer: f})
+	return e.Seal(context.Background(), replication.SealRequest{Term: term, Roots: n.roots(), Definition: []byte("definition"), Freezer: f, Packed: packed})
 }
 
 // ship is the active's second part.
-func ship(e *engine.Engine, o wire.ClientOptions) (wire.Report, error) {
-	c, err := wire.Dial(context.Background(), o)
-	if err != nil {
-		return wire.Report{}, err
-	}
-	defer c.Close()
-	r, err := wire.NewShipper(wire.ShipperOptions{Source: e.Store()}).Ship(context.Background(), c)
-	if err == nil {
-		err = sendImage(e, c)
+func (n *node) ship(e *engine.Engine, o wire.ClientOptions) error {
+	return connected(o, func(c *wire.Client) error {
+		return n.sendAll(e, c)
+	})
+}
+
+// cycle is both parts, as the agent has them go on at once: over one connection goes what is packed of
+// the generation that is being made, then that. Its result is the seal's, whatever became of the rest.
+func (n *node) cycle(e *engine.Engine, term uint64, f replication.Freezer, o wire.ClientOptions) (r replication.SealResult, err error) {
+	sealed := false
+	err = connected(o, func(c *wire.Client) (err error) {
+		var ahead error
+		// The agent does not have the seal wait for it. Here it does, so that each step has its time.
+		r, err = n.seal(e, term, f, func() { ahead = errors.Join(ahead, n.send(e, c)) })
+		if sealed = true; err != nil {
+			return err
+		}
+		return errors.Join(ahead, n.sendAll(e, c))
+	})
+	if !sealed { // for that nobody is needed
+		var serr error
+		r, serr = n.seal(e, term, f, nil)
+		err = errors.Join(serr, err)
 	}
 	return r, err
+}
+
+// send is what the agent does over its connection whenever there is something new (see Ship in agent/peers.go).
+func (n *node) send(e *engine.Engine, c *wire.Client) error {
+	sh := wire.NewShipper(wire.ShipperOptions{Source: e.Store(), Mend: true})
+	if _, err := sh.Ship(context.Background(), c); err != nil {
+		return err
+	}
+	r, err := sh.Ahead(context.Background(), c, e.Ahead())
+	n.ahead += r.Packs
+	return err
+}
+
+func (n *node) sendAll(e *engine.Engine, c *wire.Client) error {
+	if err := n.send(e, c); err != nil {
+		return err
+	}
+	return sendImage(e, c)
+}
+
+func connected(o wire.ClientOptions, f func(*wire.Client) error) error {
+	c, err := wire.Dial(context.Background(), o)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(c), c.Close())
 }
 
 // sendImage sends what stands for an image archive: nobody here looks into it. Each generation

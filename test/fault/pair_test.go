@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/engine"
 	"github.com/understudy-ha/understudy/replication/store"
+	"github.com/understudy-ha/understudy/replication/wire"
 )
 
 // slow is how long anything may take on the slowest of machines.
@@ -55,12 +56,9 @@ func (p *pair) round() int64 {
 	before := p.sshd.taken.Load()
 	now := list(p.t, p.n1.tree())
 	must(p.t, p.n1.withEngine(nil, func(e *engine.Engine) error {
-		r, err := p.n1.seal(e, p.term, p.freezer)
-		if err != nil {
-			return err
-		}
+		r, err := p.n1.cycle(e, p.term, p.freezer, p.sshd.client)
 		p.sealed[r.ID] = now
-		if _, err = ship(e, p.sshd.client); err != nil || p.cycle%8 != 0 {
+		if err != nil || p.cycle%8 != 0 {
 			return err
 		}
 		return e.Prune() // a history that grows makes each cycle of the test slower
@@ -93,13 +91,35 @@ func (p *pair) sealHome() replication.ID {
 	p.t.Helper()
 	var id replication.ID
 	must(p.t, p.n1.withEngine(nil, func(e *engine.Engine) error {
-		r, err := p.n1.seal(e, p.term, p.freezer)
+		r, err := p.n1.seal(e, p.term, p.freezer, nil)
 		id = r.ID
 		return err
 	}))
 	p.sealed[id] = list(p.t, p.n1.tree())
 	return id
 }
+
+// cycleOver runs the active's cycle.
+func (p *pair) cycleOver(o wire.ClientOptions) error {
+	p.t.Helper()
+	now, before := list(p.t, p.n1.tree()), p.n1.head(p.t)
+	err := p.n1.withEngine(nil, func(e *engine.Engine) error {
+		_, err := p.n1.cycle(e, p.term, p.freezer, o)
+		return err
+	})
+	if id := p.n1.head(p.t); id != before {
+		p.sealed[id] = now
+	}
+	return err
+}
+
+// shipOver ships what is sealed.
+func (p *pair) shipOver(o wire.ClientOptions) error {
+	return p.n1.withEngine(nil, func(e *engine.Engine) error { return p.n1.ship(e, o) })
+}
+
+// shipped ships what is sealed over a line that nothing happens to.
+func (p *pair) shipped() error { return p.shipOver(p.sshd.client) }
 
 // check is after a fault: what the standby has committed is one of the generations
 // that were sealed, whole, and never ahead of the active's; its tree, where it is said to be

@@ -60,7 +60,7 @@ func TestBitFlippedInHalfAPack(t *testing.T) {
 func (p *pair) halfSent(bytes int64) (path string) {
 	p.t.Helper()
 	for range 20 { // what was sent when the line was cut may not have been written yet
-		if _, met, err := p.shipOver(fault{messages: never, bytes: 2 * full}); !met || err == nil {
+		if _, met, err := p.over(fault{messages: never, bytes: 2 * full}, p.shipOver); !met || err == nil {
 			p.t.Fatalf("the line was not cut: %v", err)
 		}
 		p.settled()
