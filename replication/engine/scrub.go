@@ -323,6 +323,10 @@ func (r *round) live(ctx context.Context) error {
 		if errors.Is(err, apply.ErrUnsettled) {
 			return nil // containers write to them: this is the active node
 		}
+		if errors.Is(err, replication.ErrNotFound) && r.e.Lacks() > 0 {
+			r.s.Again = true // the generation that they are to be compared with is among what was lost
+			return nil
+		}
 		if err != nil {
 			return err
 		}

@@ -154,6 +154,20 @@ func TestScrubLeavesTheRestToOthers(t *testing.T) {
 	}
 }
 
+// TestScrubWithoutTheHeadsManifest: where the live trees are at a generation that is lost, they are
+// compared when it is here again; the round comes to its end.
+func TestScrubWithoutTheHeadsManifest(t *testing.T) {
+	_, b := pair(t)
+	dir := b.Store().Dir()
+	again := newSideIn(t, filepath.Dir(filepath.Dir(dir)), nil) // remembers nothing
+	again.tree = b.tree
+	flip(t, filepath.Join(dir, "generations", "1.1.manifest"), 30)
+	res, found := again.scrub()
+	if res.Ended.IsZero() || res.Live || !res.Again || again.Lacks() != 1 || len(found) != 1 {
+		t.Errorf("%+v, found %v, lacking %d", res, found, again.Lacks())
+	}
+}
+
 // TestScrubOfForeignWrites: what somebody wrote on a standby is told, and left.
 func TestScrubOfForeignWrites(t *testing.T) {
 	_, b := pair(t)
