@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -282,6 +283,36 @@ func TestLostManifestComesAgain(t *testing.T) {
 	}
 	if h, err := s.History(); err != nil || len(h) != 3 {
 		t.Errorf("%+v, %v", h, err)
+	}
+}
+
+// What was lost, came again, and then goes by the policy, is not lost: nobody would ever send it.
+func TestWhatCameAgainAndWasPrunedIsNotLost(t *testing.T) {
+	needRoot(t)
+	root := t.TempDir()
+	was := open(t, root, Options{})
+	ms := deltas(t, was)
+	commit(t, was, after(ms[2], []*replication.Entry{file("f0000", []byte("a"))}))
+	s := open(t, root, Options{}) // remembers nothing
+	flip(t, s.manifestFile(id(1, 1)), 30)
+	if _, err := s.SetAsideManifest(id(1, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := s.FindLacks(); err != nil || len(l.Generations) != 4 {
+		t.Fatalf("lacks %+v, %v", l, err)
+	}
+	whole := *ms[0]
+	whole.Delta = nil
+	commit(t, s, &whole)
+	out, err := s.Prune(Policy{})
+	if err != nil || !slices.Equal(out.Generations, []replication.ID{id(1, 2)}) {
+		t.Fatalf("pruned %+v, %v", out, err)
+	}
+	if l, err := s.Lacks(); err != nil || !l.None() {
+		t.Errorf("lacks %+v, %v", l, err)
+	}
+	if l, err := s.FindLacks(); err != nil || !l.None() {
+		t.Errorf("found to lack %+v, %v", l, err)
 	}
 }
 

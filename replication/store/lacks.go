@@ -181,6 +181,17 @@ func (s *Store) TidyLacks() error {
 	return err
 }
 
+// notLost strikes generations off the list of what is lost: they came again, and the policy has them go. For
+// whoever holds the prune lock.
+func (s *Store) notLost(ids []replication.ID) error {
+	was, err := s.recordedLacks()
+	if err != nil || !slices.ContainsFunc(was.Generations, func(id replication.ID) bool { return slices.Contains(ids, id) }) {
+		return err
+	}
+	was.Generations = slices.DeleteFunc(was.Generations, func(id replication.ID) bool { return slices.Contains(ids, id) })
+	return s.writeLacks(was)
+}
+
 // GiveUp ends the wait for what nobody has any more: generations that cannot be read go,
 // their files to the folder "damaged", and lost chunks are not asked for again; what
 // needs them cannot be restored. The head cannot be given up.

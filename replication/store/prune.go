@@ -75,6 +75,9 @@ func (s *Store) carryOutLocked(pl *plan, out *Pruned) error {
 	if ok, err := s.stillTrueLocked(pl); err != nil || !ok {
 		return err
 	}
+	if err := s.notLost(pl.gone()); err != nil { // before: or what goes would count as lost for good
+		return err
+	}
 	if err := s.pruneGenerationsLocked(pl, out); err != nil {
 		return err
 	}
