@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Process is one of the three that carry a generation: any of them, and the node
-// under it, may be killed at any of its steps.
+// Process is one of the three that carry a generation, or what looks after those that are kept:
+// any of them, and the node under it, may be killed at any of its steps.
 type Process string
 
 // The processes.
@@ -14,6 +14,7 @@ const (
 	Sender   Process = "sender"   // the active's agent: capture, its own store, ship
 	Receiver Process = "receiver" // `understudy receive`: the peer's end of the wire, and its store
 	Applier  Process = "applier"  // the standby's agent: apply
+	Scrubber Process = "scrubber" // a node's agent: it finds what its disk has forgotten, and what came again
 )
 
 // Step is a point of the pipeline, by what its durable.Hook is told just before it; one *
@@ -48,6 +49,9 @@ func Steps() []Step {
 		of(Applier, written("apply.json"), []string{
 			"remove *", "make *", "fill *", "rename *", "patch *", "mkdir *", "meta *", "mtime *", "syncfs *",
 		}, written("applied"), []string{"remove apply.json"}),
+		of(Scrubber, []string{"remove lacks", "link damaged/*"}, written("lacks"), []string{
+			"remove *.manifest", "sync pack", "rename *.pack", "syncdir *.pack", "remove *.pack",
+		}),
 	)
 }
 

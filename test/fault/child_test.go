@@ -32,6 +32,9 @@ type job struct {
 	Cgroup           string // of the containers
 	Freezes          string // directory of the freezer's records
 	Late             int    // which late write the application does while it is captured; 0: none
+	Mend             bool   // nothing but what was lost is sent
+	// Of a scrubber.
+	Rot []string // files that have a bit flipped then
 }
 
 // killer is the hook of a child.
@@ -90,18 +93,34 @@ func child(p replication.Process) error {
 		return k.receive(n)
 	case replication.Applier:
 		return n.withEngine(k.at, n.apply)
+	case replication.Scrubber:
+		return n.withEngine(k.at, func(e *engine.Engine) error {
+			if err := e.TidyLacks(); err != nil { // of what was lost before
+				return err
+			}
+			for _, path := range k.job.Rot {
+				if err := rot(path); err != nil {
+					return err
+				}
+			}
+			return n.scrub(e)
+		})
 	}
 	return fmt.Errorf("no process is called %q", p)
 }
 
-// send is what the active's agent does in a cycle.
+// send is what the active's agent does in a cycle, or when a standby has lost something.
 func (k *killer) send(n *node) error {
+	o := wire.ClientOptions{Addr: k.job.Addr, KeyFile: k.job.Key, KnownHosts: k.job.Known, Timeout: slow, DeadAfter: slow, Hook: k.at}
+	if k.job.Mend {
+		return n.withEngine(k.at, func(e *engine.Engine) error { return mend(e, o, nil) })
+	}
 	return n.withEngine(k.at, func(e *engine.Engine) error {
 		f, err := newFreezer(k.job, n.tree())
 		if err != nil {
 			return err
 		}
-		_, err = n.cycle(e, k.job.Term, f, wire.ClientOptions{Addr: k.job.Addr, KeyFile: k.job.Key, KnownHosts: k.job.Known, Timeout: slow, DeadAfter: slow, Hook: k.at})
+		_, err = n.cycle(e, k.job.Term, f, o)
 		return errors.Join(err, f.close())
 	})
 }

@@ -9,6 +9,9 @@
 // has committed is one of the generations that were sealed, whole; its tree is brought to
 // exactly that; the next cycle arrives without a full copy; no container stays frozen.
 //
+// A standby's disk may forget what was committed, too: what is lost then is found and sent again, with the same
+// faults in that, until every generation that is kept is whole.
+//
 // The steps come from one list, replication.Steps, which must be complete: a step that is
 // not in it, or that is in it and is never come to, fails the test.
 //

@@ -12,6 +12,7 @@ import (
 
 	"github.com/understudy-ha/understudy/agent/cgroup"
 	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/wire"
 )
 
 // TestKilledAtEveryStep kills each process of the pipeline at each of its steps, on XFS and on
@@ -19,6 +20,18 @@ import (
 // its power, and what was not synced is lost; which is which goes by turns, by the seed. A step that
 // is come to on one of them only gets both there; one that is come to again is then killed once, on one of them.
 func TestKilledAtEveryStep(t *testing.T) {
+	killedAtEveryStep(t, []replication.Process{replication.Sender, replication.Receiver, replication.Applier}, func(r *killing) {
+		r.try = r.cycleWith
+		r.after = func(_ replication.Process, killed bool) {
+			if r.check(); killed {
+				r.heal()
+			}
+		}
+	})
+}
+
+func killedAtEveryStep(t *testing.T, processes []replication.Process, in func(*killing)) {
+	t.Helper()
 	seed := rand.IntN(2)
 	t.Logf("seed %d", seed)
 	var on [2]*killing
@@ -28,15 +41,16 @@ func TestKilledAtEveryStep(t *testing.T) {
 		n1.disk, n2.disk = d1, d2
 		on[k] = &killing{pair: newPair(t, n1, n2, plantAll)}
 		on[k].contain()
+		in(on[k])
 	}
-	for _, p := range []replication.Process{replication.Sender, replication.Receiver, replication.Applier} {
+	for _, p := range processes {
 		t.Run(string(p), func(t *testing.T) {
 			var times [2]map[string]int
 			for k, r := range on {
 				r.t = t
 				times[k] = r.steps(p)
 			}
-			at := points(t, p, times)
+			at := points(t, p, times, on[0].again)
 			for k, r := range on {
 				t.Run("the active on "+r.n1.disk.kind, func(t *testing.T) {
 					r.t = t
@@ -52,12 +66,12 @@ func TestKilledAtEveryStep(t *testing.T) {
 type point struct {
 	step  string
 	nth   [2]int
-	again bool // it was killed there at an earlier time
+	again bool // it is killed there at an earlier time, too
 }
 
 // points are each step of the process: at each of up to three times that it comes to it, else at the first and
-// the last. All that the product lists must be come to, and no other.
-func points(t testing.TB, p replication.Process, times [2]map[string]int) (at []point) {
+// the last. All that the product lists must be come to, and no other; but not by those of a cycle where they are killed again.
+func points(t testing.TB, p replication.Process, times [2]map[string]int, again bool) (at []point) {
 	t.Helper()
 	for _, s := range replication.Steps() {
 		if s.Process != p {
@@ -74,11 +88,11 @@ func points(t testing.TB, p replication.Process, times [2]map[string]int) (at []
 				of[1].nth[k], of[2].nth[k] = n, 0
 			}
 		}
-		if of[0].nth == [2]int{} {
+		if of[0].nth == [2]int{} && (!again || p == replication.Scrubber) {
 			t.Errorf("the %s never comes to step %q", p, s.Name)
 		}
 		for i, one := range of {
-			if one.step, one.again = s.Name, i > 0; one.nth != [2]int{} {
+			if one.step, one.again = s.Name, again || i > 0; one.nth != [2]int{} {
 				at = append(at, one)
 			}
 		}
@@ -95,16 +109,20 @@ func points(t testing.TB, p replication.Process, times [2]map[string]int) (at []
 type killing struct {
 	*pair
 	power bool
+	again bool // of a cycle's processes it kills some, at some of the steps, in another way
+
+	try   func(replication.Process, job) (killed bool) // with the process as a child
+	after func(p replication.Process, killed bool)     // of it
 }
 
 // steps runs a cycle whole, and counts how often the process comes to each step.
 func (r *killing) steps(p replication.Process) map[string]int {
 	r.t.Helper()
 	file := filepath.Join(r.t.TempDir(), "steps")
-	if r.cycleWith(p, job{Steps: file}) {
+	if r.try(p, job{Steps: file}) {
 		r.t.Fatal("killed, and nobody was to be")
 	}
-	r.check()
+	r.after(p, false)
 	b, err := os.ReadFile(file)
 	must(r.t, err)
 	times := map[string]int{}
@@ -135,11 +153,10 @@ func (r *killing) killAtAll(p replication.Process, points []point, k, seed int) 
 
 func (r *killing) killAt(p replication.Process, j job) {
 	r.t.Helper()
-	if !r.cycleWith(p, j) {
+	if !r.try(p, j) {
 		r.t.Errorf("the %s did not come to it", p)
 	}
-	r.check()
-	r.heal()
+	r.after(p, true)
 }
 
 // cycleWith runs a cycle with the process as a child; whether it was killed.
@@ -154,15 +171,12 @@ func (r *killing) cycleWith(p replication.Process, j job) (killed bool) {
 	if p == replication.Sender {
 		n = r.n1
 	}
-	flush(r.t, n.disk.dir) // what the application had written before is no matter of ours
-	if r.power && j.Kill != "" {
-		j.Power = n.disk.dir
-	}
+	r.ready(n, &j)
 	switch p {
 	case replication.Sender:
 		killed = r.send(j)
 	case replication.Receiver:
-		killed = r.receive(j)
+		killed = r.received(j, r.cycleOver)
 	case replication.Applier:
 		r.sealHome()
 		must(r.t, r.shipped())
@@ -170,6 +184,15 @@ func (r *killing) cycleWith(p replication.Process, j job) (killed bool) {
 		r.boot(r.n2, j)
 	}
 	return killed
+}
+
+// ready is just before a child of the node is started.
+func (r *killing) ready(n *node, j *job) {
+	r.t.Helper()
+	flush(r.t, n.disk.dir) // what the application had written before is no matter of ours
+	if r.power && j.Kill != "" {
+		j.Power = n.disk.dir
+	}
 }
 
 // next makes the next change.
@@ -182,9 +205,8 @@ func (r *killing) next() {
 // send has the active seal and ship.
 func (r *killing) send(j job) (killed bool) {
 	r.t.Helper()
-	c := r.sshd.client
-	j.Term, j.Addr, j.Key, j.Known = r.term, c.Addr, c.KeyFile, c.KnownHosts
-	j.Cgroup, j.Freezes, j.Late = r.cgroup, r.freezes, r.cycle
+	j = r.reaching(j)
+	j.Term, j.Cgroup, j.Freezes, j.Late = r.term, r.cgroup, r.freezes, r.cycle
 	if j.Kill == "" || strings.HasPrefix(j.Kill, "read ") {
 		time.Sleep(300 * time.Millisecond) // files at rest for a while are read before the freeze
 	}
@@ -201,13 +223,20 @@ func (r *killing) send(j job) (killed bool) {
 	return killed
 }
 
-// receive has the standby's `receive` be a process of its own.
-func (r *killing) receive(j job) (killed bool) {
+// reaching is a sender's job, with the way to the standby.
+func (r *killing) reaching(j job) job {
+	c := r.sshd.client
+	j.Addr, j.Key, j.Known = c.Addr, c.KeyFile, c.KnownHosts
+	return j
+}
+
+// received has the standby's `receive` be a process of its own while something is sent.
+func (r *killing) received(j job, send func(wire.ClientOptions) error) (killed bool) {
 	r.t.Helper()
 	r.sshd.killed.Store(false)
 	r.sshd.set(func() { r.sshd.job = &j })
 	defer r.sshd.set(func() { r.sshd.job = nil })
-	err := r.cycleOver(r.sshd.client)
+	err := send(r.sshd.client)
 	if j.Kill == "" {
 		must(r.t, err)
 	} else if err == nil {

@@ -23,6 +23,7 @@ type line struct {
 	messages atomic.Int64 // still to go; the next is cut in its middle
 	bytes    atomic.Int64 // still to go
 	flip     byte         // bits of the byte at which it would be cut; 0: it is cut
+	begun    *atomic.Bool // nil: from its first message on
 	sent     *atomic.Int64
 	met      atomic.Bool // it came to that
 }
@@ -32,7 +33,7 @@ const never = 1 << 60
 var errCut = errors.New("the line was cut")
 
 func newLine(c net.Conn, f fault, sent *atomic.Int64) *line {
-	l := &line{Conn: c, flip: f.flip, sent: sent}
+	l := &line{Conn: c, flip: f.flip, begun: f.begun, sent: sent}
 	l.messages.Store(f.messages)
 	l.bytes.Store(f.bytes)
 	return l
@@ -40,6 +41,9 @@ func newLine(c net.Conn, f fault, sent *atomic.Int64) *line {
 
 func (l *line) Write(b []byte) (int, error) {
 	l.sent.Add(int64(len(b)))
+	if l.begun != nil && !l.begun.Load() {
+		return l.Conn.Write(b)
+	}
 	if l.messages.Add(-1) == -1 {
 		return l.cut(b, len(b)/2)
 	}
@@ -78,10 +82,11 @@ func dialThrough(wrap func(net.Conn) net.Conn) func(context.Context, string, str
 
 // fault is what happens to one end's messages.
 type fault struct {
-	receiver bool  // of the receiver's end, else the sender's
-	messages int64 // go through before it is cut
-	bytes    int64 // go through before it is cut, or bits are flipped
-	flip     byte  // of the next byte; 0: none, it is cut
+	receiver bool         // of the receiver's end, else the sender's
+	messages int64        // go through before it is cut
+	bytes    int64        // go through before it is cut, or bits are flipped
+	flip     byte         // of the next byte; 0: none, it is cut
+	begun    *atomic.Bool // nil: counted from the first on; else from when it is true on
 }
 
 // over does something over a line with a fault; how many bytes the end had sent.

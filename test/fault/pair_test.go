@@ -170,16 +170,26 @@ func (p *pair) isAt(id replication.ID) {
 	}
 }
 
-// whole: a store's head has all its content.
-func whole(t testing.TB, s *store.Store) {
+// whole: generations have all their content; none named: the head.
+func whole(t testing.TB, s *store.Store, ids ...replication.ID) {
 	t.Helper()
-	head, err := s.Head()
-	must(t, err)
-	m, err := s.Load(head)
-	must(t, err)
-	for _, h := range store.Chunks(m) {
-		if _, err := s.Get(h); err != nil {
-			t.Fatalf("generation %s in %s: %v", head, s.Dir(), err)
+	if len(ids) == 0 {
+		head, err := s.Head()
+		must(t, err)
+		ids = append(ids, head)
+	}
+	read := map[replication.Hash]bool{}
+	for _, id := range ids {
+		m, err := s.Load(id)
+		must(t, err)
+		for _, h := range store.Chunks(m) {
+			if read[h] {
+				continue
+			}
+			read[h] = true
+			if _, err := s.Get(h); err != nil {
+				t.Fatalf("generation %s in %s: %v", id, s.Dir(), err)
+			}
 		}
 	}
 }
