@@ -302,7 +302,6 @@ const (
 	EventRecover     = "recover"
 	EventReload      = "reload"
 	EventReplication = "replication"
-	EventPeer        = "peer"
 	EventRestore     = "restore"
 	EventAlarm       = "alarm" // somebody may be tampering: a person has to look
 	EventScrub       = "scrub"

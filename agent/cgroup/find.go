@@ -61,15 +61,6 @@ func (h *Host) Find(name string) ([]Container, error) {
 	return found, err
 }
 
-// FindID finds a container by its full id; the name is empty when its monitor is dead.
-func (h *Host) FindID(id string) (Container, error) {
-	found, _, err := h.find(nil, []string{id})
-	if err != nil || len(found) == 0 {
-		return Container{ID: id}, err
-	}
-	return found[0], nil
-}
-
 // find looks names and ids up in all three places. The monitors include those
 // of exec sessions.
 func (h *Host) find(names, ids []string) ([]Container, []conmon, error) {

@@ -136,13 +136,6 @@ func TestFindWithoutMonitor(t *testing.T) {
 	if got, err := h.Find("db"); err != nil || got != nil {
 		t.Errorf("a container that exists and does not run: %v, %v", got, err)
 	}
-	byID, err := h.FindID(ids[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(Container{ID: ids[0], Cgroups: []string{dir}}, byID); d != "" {
-		t.Error(d)
-	}
 	if pids, err := Procs(dir); err != nil || !cmp.Equal(pids, []int{p.Process.Pid}) {
 		t.Errorf("%v, %v", pids, err)
 	}

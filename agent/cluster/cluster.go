@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
-	"strings"
 	"time"
 )
 
@@ -46,13 +45,4 @@ func pause(ctx context.Context, attempt int) error {
 	case <-time.After(rand.N(limit)):
 		return nil
 	}
-}
-
-// NodeName asks Pacemaker for this node's name, which the configuration must match.
-func (c *Cluster) NodeName(ctx context.Context) (string, error) {
-	out, err := c.run(ctx, "ask Pacemaker for this node's name", "crm_node", "--name")
-	if err != nil {
-		return "", err
-	}
-	return strings.TrimSpace(string(out)), nil
 }

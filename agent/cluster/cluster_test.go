@@ -246,9 +246,6 @@ func TestStatus(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	if id, err := c.FindResource(t.Context(), "web"); id != "web-clone" || err != nil {
-		t.Errorf("%q, %v", id, err)
-	}
 	if n, err := c.Promoted(t.Context(), "web"); n != "n2" || err != nil {
 		t.Errorf("%q, %v", n, err)
 	}
@@ -269,20 +266,6 @@ func TestStatus(t *testing.T) {
 type answer string
 
 func (a answer) Run(context.Context, string, ...string) ([]byte, error) { return []byte(a), nil }
-
-func TestTotem(t *testing.T) {
-	text := "runtime.config.totem.consensus (u32) = 1200\nruntime.config.totem.knet_compression_model (str) = none\n" +
-		"runtime.config.totem.token (u32) = 1000\nruntime.config.totem.token_retransmit (u32) = 238\n"
-	got, err := New(Options{Runner: answer(text)}).Totem(t.Context())
-	if err != nil || got != (TotemTimes{Token: time.Second, Consensus: 1200 * time.Millisecond}) {
-		t.Errorf("%+v, %v", got, err)
-	}
-	for _, bad := range []string{"", "runtime.config.totem.token (u32) = 1000\n", "runtime.config.totem.token (u32) = -1\nruntime.config.totem.consensus (u32) = x\n"} {
-		if got, err := New(Options{Runner: answer(bad)}).Totem(t.Context()); err == nil {
-			t.Errorf("%q: %+v", bad, got)
-		}
-	}
-}
 
 func TestErrors(t *testing.T) {
 	for _, tc := range []struct {
@@ -343,7 +326,6 @@ func FuzzParse(f *testing.F) {
 				}
 			}
 		}
-		parseTotem(string(text))
 	})
 }
 

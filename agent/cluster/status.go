@@ -5,9 +5,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
 )
@@ -156,16 +154,6 @@ func (s Status) Find(service string) (Resource, error) {
 	return Resource{}, api.Errorf(api.KindNotFound, "look at `pcs resource status` for its name", "the cluster has no service %s", service)
 }
 
-// FindResource returns the id that moves a service: its clone's.
-func (c *Cluster) FindResource(ctx context.Context, service string) (string, error) {
-	s, err := c.Status(ctx)
-	if err != nil {
-		return "", err
-	}
-	r, err := s.Find(service)
-	return r.ID, err
-}
-
 // Promoted returns the node where a service is promoted, "" when it is nowhere.
 // It is what Pacemaker believes; more than one is an error that names them.
 func (c *Cluster) Promoted(ctx context.Context, service string) (string, error) {
@@ -184,45 +172,4 @@ func (c *Cluster) Promoted(ctx context.Context, service string) (string, error) 
 		return r.Promoted[0], nil
 	}
 	return "", api.Errorf(api.KindRefused, "stop it on all but one node at once", "service %s is promoted on several nodes: %s", service, strings.Join(r.Promoted, ", "))
-}
-
-// TotemTimes are Corosync's timeouts: a node that is lost is noticed after the
-// token's, and the membership is formed anew after the consensus's.
-type TotemTimes struct {
-	Token     time.Duration
-	Consensus time.Duration
-}
-
-// Totem reads the values in force.
-func (c *Cluster) Totem(ctx context.Context) (TotemTimes, error) {
-	out, err := c.run(ctx, "read Corosync's timeouts", "corosync-cmapctl", "runtime.config.totem.")
-	if err != nil {
-		return TotemTimes{}, err
-	}
-	return parseTotem(string(out))
-}
-
-// parseTotem reads lines such as "runtime.config.totem.token (u32) = 1000".
-func parseTotem(text string) (TotemTimes, error) {
-	var t TotemTimes
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) != 4 || f[2] != "=" {
-			continue
-		}
-		ms, err := strconv.ParseUint(f[3], 10, 31)
-		if err != nil {
-			continue
-		}
-		switch f[0] {
-		case "runtime.config.totem.token":
-			t.Token = time.Duration(ms) * time.Millisecond
-		case "runtime.config.totem.consensus":
-			t.Consensus = time.Duration(ms) * time.Millisecond
-		}
-	}
-	if t.Token == 0 || t.Consensus == 0 {
-		return t, fmt.Errorf("corosync-cmapctl does not say what token and consensus timeouts are in force")
-	}
-	return t, nil
 }

@@ -56,15 +56,6 @@ type ContainerDef struct {
 // Marshal is the definition's one encoding.
 func (d *Definition) Marshal() ([]byte, error) { return json.Marshal(d) }
 
-// Hash names the definition by its content: hex SHA-256 of its encoding.
-func (d *Definition) Hash() (string, error) {
-	raw, err := d.Marshal()
-	if err != nil {
-		return "", err
-	}
-	return hash(raw), nil
-}
-
 // ParseDefinition reads what Marshal wrote, and refuses what another version wrote.
 func ParseDefinition(raw []byte) (*Definition, error) {
 	var d Definition

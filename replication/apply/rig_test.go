@@ -136,7 +136,7 @@ func (r *rig) take(w capture.Sink) (*capture.Result, error) {
 // ship sends what the standby lacks, as the wire would.
 func (r *rig) ship(t testing.TB) {
 	t.Helper()
-	missing, err := r.standby.Missing(store.Chunks(r.base))
+	missing, err := r.standby.Missing(treetest.Chunks(r.base))
 	treetest.Must(t, err)
 	packs, cleanup, err := r.home.PacksFor(missing)
 	defer cleanup()

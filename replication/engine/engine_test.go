@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-ha/understudy/replication/apply"
 	"github.com/understudy-ha/understudy/replication/durable"
 	"github.com/understudy-ha/understudy/replication/store"
+	"github.com/understudy-ha/understudy/replication/tree/treetest"
 )
 
 // side is a node's engine with one live tree.
@@ -81,7 +82,7 @@ func (s *side) send(to *side, id replication.ID) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	missing, err := to.Store().Missing(store.Chunks(m))
+	missing, err := to.Store().Missing(treetest.Chunks(m))
 	if err != nil {
 		s.t.Fatal(err)
 	}

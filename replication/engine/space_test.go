@@ -15,6 +15,7 @@ import (
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/store"
+	"github.com/understudy-ha/understudy/replication/tree/treetest"
 )
 
 // cramped is a side whose store is on a file system of 24 MiB, of which history leaves 10 and
@@ -233,7 +234,7 @@ func TestRepack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range store.Chunks(m) {
+	for _, h := range treetest.Chunks(m) {
 		if _, err := s.Store().Get(h); err != nil {
 			t.Error(err)
 		}

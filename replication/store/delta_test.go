@@ -14,6 +14,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/tree/treetest"
 )
 
 func file(path string, data []byte) *replication.Entry {
@@ -201,7 +202,7 @@ func TestDeltasOutlivePruning(t *testing.T) {
 				if got.ID != at || got.Sum() != want[at] {
 					t.Fatalf("round %d: generation %s is another", round, at)
 				}
-				for _, h := range Chunks(got) {
+				for _, h := range treetest.Chunks(got) {
 					if !st.Has(h) {
 						t.Fatalf("round %d: content of generation %s is gone", round, at)
 					}

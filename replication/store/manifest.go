@@ -502,21 +502,6 @@ func newChunks(m *replication.Manifest) iter.Seq[replication.Chunk] {
 	}
 }
 
-// Chunks lists the content m names, each hash once, in order of appearance.
-func Chunks(m *replication.Manifest) []replication.Hash {
-	whole := *m
-	whole.Delta = nil
-	seen := map[replication.Hash]struct{}{}
-	var hs []replication.Hash
-	for h := range Added(&whole) {
-		if _, ok := seen[h]; !ok {
-			seen[h] = struct{}{}
-			hs = append(hs, h)
-		}
-	}
-	return hs
-}
-
 // Added is the content that m names, but for what its delta's base has in
 // the same files; a hash may come more than once.
 func Added(m *replication.Manifest) iter.Seq[replication.Hash] {

@@ -41,7 +41,7 @@ func mail(t testing.TB, s *Store, n int) (all [][]byte) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, h := range Chunks(m) {
+		for _, h := range treetest.Chunks(m) {
 			all = append(all, get(t, s, h))
 		}
 	}
@@ -97,7 +97,7 @@ func complete(t testing.TB, root string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, h := range Chunks(m) {
+		for _, h := range treetest.Chunks(m) {
 			get(t, s, h)
 		}
 	}

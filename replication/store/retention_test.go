@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/understudy-ha/understudy/replication"
+	"github.com/understudy-ha/understudy/replication/tree/treetest"
 )
 
 // chain commits n generations of term 1, each with a chunk of its own in a pack of its own.
@@ -253,7 +254,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					if missing, err := s.Missing(Chunks(m)); err != nil || len(missing) > 0 {
+					if missing, err := s.Missing(treetest.Chunks(m)); err != nil || len(missing) > 0 {
 						t.Fatalf("step %d: generation %s lacks %d chunks, %v", n, g, len(missing), err)
 					}
 				}
@@ -310,7 +311,7 @@ func TestPruneGoesByTheFiles(t *testing.T) {
 	if err := s.reference(refs, map[string]fs.FileInfo{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range Chunks(m) {
+	for _, h := range treetest.Chunks(m) {
 		if !refs.has(h) {
 			t.Errorf("chunk %s of %s counts as needed by nobody", h, ids[0])
 		}

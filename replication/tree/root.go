@@ -36,9 +36,6 @@ func OpenRoot(path string) (*Root, error) {
 // Close closes the root.
 func (r *Root) Close() error { return unix.Close(r.fd) }
 
-// Path is where the root was opened.
-func (r *Root) Path() string { return r.path }
-
 // Sync makes everything on the root's file system durable.
 func (r *Root) Sync() error {
 	if err := unix.Syncfs(r.fd); err != nil {

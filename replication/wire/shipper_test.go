@@ -13,6 +13,7 @@ import (
 
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/store"
+	"github.com/understudy-ha/understudy/replication/tree/treetest"
 )
 
 // chain seals generations 1.1 … 1.n, each with one file more.
@@ -76,7 +77,7 @@ func testShip(t *testing.T) {
 	ship(1, 1, false) // after a squash it goes on as always
 	m, err := r.s.Load(id(2, 11))
 	ok(t, err)
-	for _, h := range store.Chunks(m) {
+	for _, h := range treetest.Chunks(m) {
 		if _, err := r.s.Get(h); err != nil {
 			t.Error(err)
 		}

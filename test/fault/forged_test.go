@@ -18,6 +18,7 @@ import (
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/engine"
 	"github.com/understudy-ha/understudy/replication/store"
+	"github.com/understudy-ha/understudy/replication/tree/treetest"
 	"github.com/understudy-ha/understudy/replication/wire"
 )
 
@@ -47,7 +48,7 @@ func (p *pair) send(f func(c *wire.Client, head *replication.Manifest) error) er
 		must(p.t, err)
 		head, err = s.Load(id)
 		must(p.t, err)
-		missing, err := c.Missing(ctx, svc, store.Chunks(head))
+		missing, err := c.Missing(ctx, svc, treetest.Chunks(head))
 		must(p.t, err)
 		packs, cleanup, err := s.PacksFor(missing)
 		defer cleanup()

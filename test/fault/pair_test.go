@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/engine"
 	"github.com/understudy-ha/understudy/replication/store"
+	"github.com/understudy-ha/understudy/replication/tree/treetest"
 	"github.com/understudy-ha/understudy/replication/wire"
 )
 
@@ -182,7 +183,7 @@ func whole(t testing.TB, s *store.Store, ids ...replication.ID) {
 	for _, id := range ids {
 		m, err := s.Load(id)
 		must(t, err)
-		for _, h := range store.Chunks(m) {
+		for _, h := range treetest.Chunks(m) {
 			if read[h] {
 				continue
 			}

@@ -14,7 +14,25 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/understudy-ha/understudy/replication"
 )
+
+// Chunks lists the content that a generation names, each hash once, in order of appearance.
+func Chunks(m *replication.Manifest) (hs []replication.Hash) {
+	seen := map[replication.Hash]bool{}
+	for i := range m.Volumes {
+		for e := range m.Volumes[i].Entries.All() {
+			for _, c := range e.Chunks {
+				if !seen[c.Hash] {
+					seen[c.Hash] = true
+					hs = append(hs, c.Hash)
+				}
+			}
+		}
+	}
+	return hs
+}
 
 // need fails the test with the Debian package that is missing.
 func need(t testing.TB, program, pkg string) {
