@@ -33,5 +33,5 @@
 //     no name of in its cache (servers of NFS), and what the kernel writes itself
 //     (a loop device in the volume).
 //
-// btrfs subvolumes other than the file system's own root cannot be watched.
+// Of btrfs all subvolumes are watched at once, by a mark at its top.
 package watch

@@ -74,14 +74,14 @@ func differ(a, b *model) string {
 // Whatever happens, who looks only where the hints say knows the tree as it is.
 func TestHintsAreEnough(t *testing.T) {
 	mounts := map[string]string{}
-	for _, kind := range treetest.FileSystems {
+	for _, kind := range kinds {
 		mounts[kind] = treetest.Mount(t, kind)
 	}
 	w := newWatcher(t)
 	run := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		run++
-		dir := filepath.Join(mounts[rapid.SampledFrom(treetest.FileSystems).Draw(rt, "fs")], strconv.Itoa(run))
+		dir := filepath.Join(mounts[rapid.SampledFrom(kinds).Draw(rt, "fs")], strconv.Itoa(run))
 		models := prepare(t, w, dir)
 		links := rapid.Bool().Draw(rt, "with hard links")
 		pick := func(n int, label string) int { return rapid.IntRange(0, n-1).Draw(rt, label) }
@@ -141,7 +141,7 @@ func prepare(t testing.TB, w *Watcher, dir string) map[string]*model {
 // While others write all the time, and the hints are acted upon meanwhile: once
 // it is quiet, the tree is known as it is.
 func TestHintsAreEnoughUnderWay(t *testing.T) {
-	for _, kind := range treetest.FileSystems {
+	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			w := newWatcher(t)
 			dir := treetest.Mount(t, kind)

@@ -21,6 +21,9 @@ type rig struct {
 	mnt, root, by string
 }
 
+// kinds are what is watched.
+var kinds = append(slices.Clone(treetest.FileSystems), "btrfs", treetest.Subvolume)
+
 // newRig watches the tree that before made.
 func newRig(t testing.TB, kind string, before func(root string)) *rig {
 	t.Helper()

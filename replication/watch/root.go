@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,7 +61,57 @@ func openRoot(root string) (fd int, is identity, err error) {
 // no mark: so a file system that was unmounted and another that took its place
 // and its numbers are told apart.
 func (w *Watcher) marked(root int) bool {
-	return unix.FanotifyMark(w.group, unix.FAN_MARK_REMOVE|unix.FAN_MARK_FILESYSTEM, unix.FAN_ACCESS, root, ".") == nil
+	_, err := w.mark(unix.FAN_MARK_REMOVE, unix.FAN_ACCESS, root)
+	return err == nil
+}
+
+// mark changes the mark of the file system that the open root is on, and gives the ID under which it
+// tells of changes.
+func (w *Watcher) mark(change uint, mask uint64, root int) (id fsid, err error) {
+	err = unix.FanotifyMark(w.group, change|unix.FAN_MARK_FILESYSTEM, mask, root, ".")
+	if errors.Is(err, unix.EXDEV) { // a subvolume of btrfs, which has an ID of its own: the mark is the whole file system's
+		top, terr := topOf(root)
+		if terr != nil {
+			return id, errors.Join(err, terr)
+		}
+		defer unix.Close(top)
+		root = top
+		err = unix.FanotifyMark(w.group, change|unix.FAN_MARK_FILESYSTEM, mask, root, ".")
+	}
+	if err != nil {
+		return id, err
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(root, &st); err != nil {
+		return id, os.NewSyscallError("fstatfs", err)
+	}
+	binary.NativeEndian.PutUint32(id[:], uint32(st.Fsid.Val[0]))
+	binary.NativeEndian.PutUint32(id[4:], uint32(st.Fsid.Val[1]))
+	return id, nil
+}
+
+// topOf opens the top of the btrfs that the open directory is on, wherever that is mounted. What it is
+// mounted by is seen by nobody, and gone when it is closed.
+func topOf(dir int) (fd int, err error) {
+	_, mount, err := unix.NameToHandleAt(dir, "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return -1, os.NewSyscallError("name_to_handle_at", err)
+	}
+	ms, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.ID != mount, m.ID == mount })
+	if err != nil || len(ms) != 1 {
+		return -1, errors.Join(errors.New("its mount is not found"), err)
+	}
+	fs, err := unix.Fsopen("btrfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("fsopen", err)
+	}
+	defer unix.Close(fs)
+	err = errors.Join(unix.FsconfigSetString(fs, "source", ms[0].Source), unix.FsconfigSetString(fs, "subvolid", "5"), unix.FsconfigCreate(fs))
+	if err != nil {
+		return -1, os.NewSyscallError("fsconfig", err)
+	}
+	fd, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
+	return fd, os.NewSyscallError("fsmount", err)
 }
 
 // attach marks the file system that v's root is on, and notes what the root is.
@@ -70,16 +121,10 @@ func (w *Watcher) attach(v *volume) error {
 		return err
 	}
 	defer unix.Close(fd)
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil {
-		return &os.PathError{Op: "statfs", Path: v.root, Err: err}
-	}
-	binary.NativeEndian.PutUint32(is.fs[:], uint32(st.Fsid.Val[0]))
-	binary.NativeEndian.PutUint32(is.fs[4:], uint32(st.Fsid.Val[1]))
 	if err := w.resolves(fd, is); err != nil {
 		return fmt.Errorf("%s: directories cannot be found by their handles (%w): every capture looks at every file", v.root, err)
 	}
-	if err := unix.FanotifyMark(w.group, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM, mask, fd, "."); err != nil {
+	if is.fs, err = w.mark(unix.FAN_MARK_ADD, mask, fd); err != nil {
 		return fmt.Errorf("%s: its file system does not tell of changes (%w): every capture looks at every file", v.root, err)
 	}
 	v.is = is
@@ -113,7 +158,7 @@ func (w *Watcher) removeLocked(v *volume) {
 		return
 	}
 	for _, o := range w.volumes {
-		if o.is.dev == v.is.dev {
+		if o.is.fs == v.is.fs {
 			return
 		}
 	}
@@ -123,6 +168,6 @@ func (w *Watcher) removeLocked(v *volume) {
 	}
 	defer unix.Close(fd)
 	if is.dev == v.is.dev {
-		_ = unix.FanotifyMark(w.group, unix.FAN_MARK_REMOVE|unix.FAN_MARK_FILESYSTEM, mask, fd, ".") // else it tells what nobody asks for
+		_, _ = w.mark(unix.FAN_MARK_REMOVE, mask, fd) // else it tells what nobody asks for
 	}
 }

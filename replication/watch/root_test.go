@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -22,6 +23,15 @@ func command(t testing.TB, name string, args ...string) {
 	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 	}
+}
+
+func output(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		t.Fatalf("%s %v: %v", name, args, err)
+	}
+	return string(out)
 }
 
 // What happens to the root, and whether something is there afterwards.
@@ -90,6 +100,54 @@ func TestRootReplaced(t *testing.T) {
 				r.want(".", "later")
 			})
 		})
+	}
+}
+
+// Subvolumes of one btrfs, one in another and one mounted beside it, have an ID and a device number each. All are
+// watched by one mark, and a change in one is told of that alone.
+func TestSubvolumes(t *testing.T) {
+	mnt := treetest.Mount(t, treetest.Subvolume)
+	nested, beside, top := filepath.Join(mnt, "nested"), t.TempDir(), t.TempDir()
+	command(t, "btrfs", "-q", "subvolume", "create", nested)
+	dev := strings.TrimSpace(output(t, "findmnt", "-no", "SOURCE", "--nofsroot", mnt))
+	command(t, "mount", "-o", "subvolid=5", dev, top)
+	t.Cleanup(func() { command(t, "umount", top) })
+	command(t, "btrfs", "-q", "subvolume", "create", filepath.Join(top, "@srv"))
+	command(t, "mount", "-o", "subvol=@srv", dev, beside)
+	t.Cleanup(func() { command(t, "umount", beside) })
+	roots := map[string]string{"a": filepath.Join(mnt, "v"), "b": filepath.Join(nested, "v"), "c": filepath.Join(beside, "v")}
+	w := newWatcher(t)
+	for name, root := range roots {
+		treetest.Must(t, os.Mkdir(root, 0o755))
+		treetest.Must(t, w.Add(name, root))
+	}
+	w.Take()
+	if n := marks(t, w); n != 1 {
+		t.Errorf("%d file systems are marked", n)
+	}
+	look := func() {
+		t.Helper()
+		for name, root := range roots {
+			treetest.Write(t, filepath.Join(root, "d"+name), []byte(name))
+			h := w.Take()
+			if len(h) != 1 {
+				t.Errorf("written to %s: %v", name, h)
+			}
+			wantHints(t, h[name], "d"+name, ".")
+			treetest.Must(t, os.Remove(filepath.Join(root, "d"+name)))
+			w.Take()
+		}
+	}
+	look()
+	command(t, "umount", top) // nothing hangs on it
+	command(t, "mount", "-o", "subvolid=5", dev, top)
+	treetest.Must(t, w.Remove("b"))
+	delete(roots, "b")
+	look() // of the others
+	treetest.Must(t, w.Remove("a"))
+	treetest.Must(t, w.Remove("c"))
+	if n := marks(t, w); n != 0 {
+		t.Errorf("%d file systems are marked", n)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 func each(t *testing.T, before func(root string), f func(t *testing.T, r *rig)) {
-	for _, kind := range treetest.FileSystems {
+	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) { f(t, newRig(t, kind, before)) })
 	}
 }

@@ -90,7 +90,7 @@ func queueLen() int {
 // Add watches the volume's tree at root, an absolute path, instead of what was
 // watched under that name. The first hint is to look at everything. An error
 // means that changes there are not told: file systems without file handles or
-// a stable ID, and btrfs subvolumes.
+// a stable ID.
 func (w *Watcher) Add(name, root string) error {
 	if !filepath.IsAbs(root) {
 		return fmt.Errorf("watch volume %s: %s is not an absolute path", name, root)

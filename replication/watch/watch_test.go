@@ -153,7 +153,7 @@ func nameChanges() []change {
 var long = strings.Repeat("n", 255)
 
 func TestEachChange(t *testing.T) {
-	for _, kind := range treetest.FileSystems {
+	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			mnt := treetest.Mount(t, kind)
 			w := newWatcher(t)

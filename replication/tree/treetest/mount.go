@@ -22,6 +22,9 @@ const images = "understudy-fs-"
 
 var sweepOnce sync.Once
 
+// Subvolume is btrfs by a subvolume of it, as distributions mount it.
+const Subvolume = "btrfs subvolume"
+
 // Mount makes a file system of the kind in a loop-mounted image and gives its
 // root. It is gone after the test, or with the next one if this process is killed.
 // Needs root.
@@ -30,6 +33,8 @@ func Mount(t testing.TB, kind string) string {
 	if os.Getuid() != 0 {
 		t.Skip("mounting an " + kind + " image needs root; run the tests as root")
 	}
+	mounted := kind
+	kind, _, _ = strings.Cut(kind, " ")
 	if known, err := os.ReadFile("/proc/filesystems"); err == nil && kind == "btrfs" && !bytes.Contains(known, []byte("\tbtrfs\n")) {
 		t.Skip("this kernel has no btrfs")
 	}
@@ -46,6 +51,11 @@ func Mount(t testing.TB, kind string) string {
 	need(t, "mkfs."+kind, map[string]string{"xfs": "xfsprogs", "ext4": "e2fsprogs", "btrfs": "btrfs-progs"}[kind])
 	run(t, "mkfs."+kind, "-q", img)
 	run(t, "mount", "-o", "loop", img, mnt)
+	if mounted == Subvolume {
+		run(t, "btrfs", "-q", "subvolume", "create", filepath.Join(mnt, "@var"))
+		run(t, "umount", mnt)
+		run(t, "mount", "-o", "loop,subvol=@var", img, mnt)
+	}
 	t.Cleanup(func() {
 		run(t, "umount", "-l", mnt)
 		Must(t, os.RemoveAll(dir))
