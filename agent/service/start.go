@@ -123,7 +123,7 @@ func (s *Service) sealDirty(ctx context.Context) error {
 	case !res.ID.IsZero():
 		s.decide(api.EventRecover, rec.Term, "sealed what the service wrote here before it went down, as generation %s", res.ID)
 	default:
-		s.decide(api.EventRecover, rec.Term, "nothing was written here in term %d that had not been received", rec.Term)
+		s.decide(api.EventRecover, rec.Term, "nothing was written here in term %d beyond what is sealed or archived", rec.Term)
 	}
 	return s.persist(func(r *record) { r.Dirty = false })
 }

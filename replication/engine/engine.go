@@ -297,9 +297,10 @@ func (e *Engine) Apply(ctx context.Context, roots map[string]string) error {
 	return e.applyLocked(ctx, head, roots)
 }
 
-// indexOf is the index that belongs to base, nil where there is none.
+// indexOf is the index that belongs to base, nil where there is none. A diverged
+// generation has none: its ID may be another's as well.
 func (e *Engine) indexOf(base *replication.Manifest) *tree.Index {
-	if base == nil {
+	if base == nil || base.Diverged {
 		return nil
 	}
 	e.mu.Lock()

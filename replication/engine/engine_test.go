@@ -250,6 +250,50 @@ func TestTurnRound(t *testing.T) {
 	}
 }
 
+// TestTurnedRoundBeforeTheTreesAreRead: what lies in the trees is archived after what had been sealed, also by its
+// number, and once.
+func TestTurnedRoundBeforeTheTreesAreRead(t *testing.T) {
+	for name, wrote := range map[string]bool{"wrote": true, "wrote nothing": false} {
+		t.Run(name, func(t *testing.T) {
+			a, b := pair(t)
+			for range 2 {
+				a.write("file", "unseen "+a.seal(1).String())
+			}
+			a.seal(1)
+			theirs := takeOver(b)
+			if wrote {
+				a.write("late", "unsealed")
+			}
+			if _, err := a.Realign(t.Context(), replication.ID{Term: 1, Seq: 1}); err != nil {
+				t.Fatal(err)
+			}
+			b.send(a, theirs)
+			want := []string{"file=unseen 1.2"}
+			if wrote {
+				want = append(want, "file=unseen 1.2 late=unsealed")
+			}
+			for range 2 { // killed and done again: once is enough, twice is no more
+				if res, archived, err := a.SealDirty(t.Context(), a.request(1)); err != nil || !res.ID.IsZero() || archived != "" && !wrote {
+					t.Fatalf("SealDirty: %+v, %q, %v", res, archived, err)
+				}
+			}
+			names := a.Diverged()
+			if len(names) != len(want) {
+				t.Fatalf("archived: %v", names)
+			}
+			for i, name := range names {
+				if got := a.diverged(name); got != want[i] {
+					t.Errorf("%s holds %q, not %q", name, got, want[i])
+				}
+			}
+			a.apply()
+			if a.files() != b.files() {
+				t.Errorf("after the return: %q, active has %q", a.files(), b.files())
+			}
+		})
+	}
+}
+
 // TestPinnedIsArchivedToo: a pinned generation of a history that ends is not lost with it.
 func TestPinnedIsArchivedToo(t *testing.T) {
 	a, b := pair(t)

@@ -215,18 +215,32 @@ func (e *Engine) archive(ctx context.Context, r replication.SealRequest, base *r
 }
 
 // lastOwn is the newest generation that is not of a later term than term: what
-// the live trees of a former active went on from. Nil where there is none.
+// the live trees of a former active went on from. Nil where there is none. What
+// Realign has archived of that term counts: what goes on from it is numbered after it.
 func (e *Engine) lastOwn(term uint64) (*replication.Manifest, error) {
 	list, err := e.store.Generations()
 	if err != nil {
 		return nil, err
 	}
-	for i := len(list) - 1; i >= 0; i-- {
-		if list[i].Term <= term {
-			return e.store.Load(list[i])
+	var own replication.ID
+	for _, id := range list {
+		if id.Term <= term {
+			own = id
 		}
 	}
-	return nil, nil
+	diverged, err := e.store.Diverged()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range slices.Backward(diverged) {
+		if d.ID.Term == term && d.ID.Compare(own) > 0 {
+			return e.store.LoadDiverged(d.Name)
+		}
+	}
+	if own.IsZero() {
+		return nil, nil
+	}
+	return e.store.Load(own)
 }
 
 // Diverged names the archived diverged generations.
