@@ -158,7 +158,8 @@ func mountOf(pid, fd int) *mountinfo.Info {
 		return nil
 	}
 	defer func() { _ = f.Close() }()
-	mounts, err := mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != at, false })
+	was := strings.TrimSuffix(at, " (deleted)") // the directory is, not what it is mounted on
+	mounts, err := mountinfo.GetMountsFromReader(f, func(m *mountinfo.Info) (skip, stop bool) { return m.Mountpoint != at && m.Mountpoint != was, false })
 	if err != nil || len(mounts) != 1 {
 		return nil
 	}

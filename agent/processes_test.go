@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +26,7 @@ func TestElsewhere(t *testing.T) {
 		"written to": {func(dir string) error { return os.WriteFile(filepath.Join(dir, "f"), nil, 0o600) }, false},
 		"moved":      {func(dir string) error { return os.Rename(dir, dir+".old") }, true},
 		"removed":    {os.Remove, true},
+		"made again": {func(dir string) error { return errors.Join(os.Remove(dir), os.Mkdir(dir, 0o755)) }, true},
 		"replaced": {func(dir string) error {
 			if err := os.Rename(dir, dir+".old"); err != nil {
 				return err

@@ -141,7 +141,11 @@ func (c *Client) EnsureVolume(ctx context.Context, def VolumeDef) (created bool,
 		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}
-		return true, os.Mkdir(dir, 0o755) // not what is above it: that may not be mounted
+		// Not what is above these two: that may not be mounted.
+		if err := os.Mkdir(filepath.Dir(dir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return false, fail(err, api.KindInstalled, "mount what Podman keeps its volumes on", "the directory of volume %s is gone and cannot be made again", def.Name)
+		}
+		return true, os.Mkdir(dir, 0o755)
 	}
 	if !errors.Is(err, ErrNotFound) || def.Anonymous { // that comes with its container
 		return false, ignoreNotFound(err)

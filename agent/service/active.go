@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -112,6 +113,7 @@ func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealRes
 	q.Processes = func() ([]int, error) { return s.Procs.Members(rec.Spec.Containers) }
 	q.Packed = packed
 	s.consistently(&q, rec.Spec)
+	roots := rootsAt(q.Roots)
 	res, err := s.Replica.Seal(ctx, q)
 	if err == nil {
 		s.mu.Lock()
@@ -122,10 +124,13 @@ func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealRes
 	if err != nil {
 		return res, err
 	}
+	if !maps.Equal(roots, rootsAt(q.Roots)) { // the next cycle says what is wrong
+		return res, api.Errorf(api.KindGeneric, "put it back as it was", "a directory of service %s was replaced on %s while it was captured", s.name, s.Node)
+	}
 	s.mu.Lock()
 	s.freshAt = res.AsOf
 	s.mu.Unlock()
-	return res, s.noteRoots(rootsAt(q.Roots))
+	return res, s.noteRoots(roots)
 }
 
 // activeDefinition is read from Podman when an event says that it may have changed.

@@ -73,6 +73,8 @@ type node struct {
 	asked    []string // layers that they are told to leave out
 
 	sealingDirty func() // what happens while SealDirty reads
+	meanwhile    func() // what happens once, while the tree is captured or applied
+	realiseErr   error  // nothing can be made
 
 	sealing sync.Mutex // one seal at a time, as in the engine
 }
@@ -232,6 +234,9 @@ func (n *node) Parse(b []byte) (Definition, error) {
 func (n *node) Realise(context.Context, []byte) ([]string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.realiseErr != nil {
+		return nil, n.realiseErr
+	}
 	var made []string
 	for _, name := range testSpec.Containers {
 		if _, ok := n.states[name]; !ok {
@@ -242,7 +247,8 @@ func (n *node) Realise(context.Context, []byte) ([]string, error) {
 	if _, err := os.Stat(n.root); n.gone || errors.Is(err, fs.ErrNotExist) {
 		n.gone, n.tree = false, empty
 		made = append(made, "data")
-		if err := os.MkdirAll(n.root, 0o755); err != nil {
+		// A new container's image has files there.
+		if err := errors.Join(os.MkdirAll(n.root, 0o755), os.WriteFile(filepath.Join(n.root, "f"), nil, 0o600)); err != nil {
 			return nil, err
 		}
 	}
@@ -457,6 +463,7 @@ func (r replica) Seal(ctx context.Context, q replication.SealRequest) (res repli
 	}
 	r.n.sealing.Lock()
 	defer r.n.sealing.Unlock()
+	defer r.n.disturb()
 	// A real one asks also where nothing has changed: here not, so that tests can say how often.
 	if q.Quiesce == nil || !r.changed(q.Term) {
 		return r.seal(q)
@@ -468,6 +475,13 @@ func (r replica) Seal(ctx context.Context, q replication.SealRequest) (res repli
 	res, err = r.seal(q)
 	res.Resume = resume() // not where the agent is killed before
 	return res, err
+}
+
+func (n *node) disturb() {
+	if f := n.meanwhile; f != nil {
+		n.meanwhile = nil
+		f()
+	}
 }
 
 // changed says whether the tree is another than the head's of the term.
@@ -506,6 +520,7 @@ func (r replica) seal(q replication.SealRequest) (replication.SealResult, error)
 }
 
 func (r replica) ApplyAt(_ context.Context, id replication.ID, _ map[string]string) error {
+	defer r.n.disturb()
 	r.n.mu.Lock()
 	defer r.n.mu.Unlock()
 	if _, ok := r.n.trees[id]; !ok {
@@ -592,6 +607,10 @@ func (r replica) Promoted()    { r.n.with(func() { r.n.cloning = true }) }
 func (r replica) EndPromoted() { r.n.with(func() { r.n.cloning = false }) }
 func (r replica) ArchiveTree(context.Context, replication.SealRequest) (string, error) {
 	return "0.1", nil
+}
+
+func (r replica) ArchiveReplaced(context.Context, replication.SealRequest) (string, error) {
+	return "archive", nil
 }
 
 func (r replica) SealDirty(ctx context.Context, q replication.SealRequest) (replication.SealResult, string, error) {

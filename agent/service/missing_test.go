@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
+	"github.com/understudy-ha/understudy/replication/durable"
 )
 
 // TestVolumeIsGone: somebody has removed a volume of the active node, or put another directory in
@@ -17,20 +18,21 @@ import (
 // the last generation.
 func TestVolumeIsGone(t *testing.T) {
 	for how, test := range map[string]struct {
-		lose func(n *node)
-		says string
+		lose     func(n *node)
+		says     string
+		archives int
 	}{
-		"removed": {func(n *node) { n.gone = true }, "volume data of service registry is not on n1"},
+		"removed": {func(n *node) { n.gone = true }, "volume data of service registry is not on n1", 0},
 		"moved": {func(n *node) {
 			n.moved = map[string]bool{"web": true}
 			swap(t, n.root, "other")
-		}, "what is at its path is not what its containers have"},
+		}, "what is at its path is not what its containers have", 1},
 	} {
-		t.Run(how, func(t *testing.T) { volumeIsGone(t, test.lose, test.says) })
+		t.Run(how, func(t *testing.T) { volumeIsGone(t, test.lose, test.says, test.archives) })
 	}
 }
 
-func volumeIsGone(t *testing.T, lose func(n *node), says string) {
+func volumeIsGone(t *testing.T, lose func(n *node), says string, archives int) {
 	for name, leave := range map[string]func(t *testing.T, n *node, s *Service) *Service{
 		"demote": func(t *testing.T, _ *node, s *Service) *Service { must(t, s, api.ActionDemote); return s },
 		"stop": func(t *testing.T, _ *node, s *Service) *Service {
@@ -85,6 +87,9 @@ func volumeIsGone(t *testing.T, lose func(n *node), says string) {
 			}
 			must(t, s, api.ActionPromote)
 			wantActive(t, n, s)
+			if got := n.journalled(api.EventDiverged, "it is archived as archive"); got != archives {
+				t.Errorf("archived is %d times what is in its place, and not %d", got, archives)
+			}
 			n.with(func() {
 				if started := len(testSpec.Containers); n.tree != was+started { // each writes when it starts
 					t.Errorf("promoted, the tree is version %d, and not %d", n.tree, was+started)
@@ -212,7 +217,7 @@ func TestReplacedUnderAStandby(t *testing.T) {
 }
 
 // TestMountPointIsEmpty: the node was booted without the file system of a volume that had data. Nothing
-// is sealed, archived or applied there until it is mounted, or somebody says that it is to begin empty.
+// is sealed, archived or applied there until it is mounted, or somebody has put a file there; that is archived.
 func TestMountPointIsEmpty(t *testing.T) {
 	for name, dirty := range map[string]bool{"a former active": true, "a standby": false} {
 		t.Run(name, func(t *testing.T) {
@@ -250,7 +255,16 @@ func TestMountPointIsEmpty(t *testing.T) {
 				t.Fatal(err)
 			}
 			must(t, s, api.ActionStart)
-			wantSealed(t, n)
+			if s.loop.stop(); !dirty {
+				wantSealed(t, n)
+				return
+			}
+			if err := s.follow(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := n.journalled(api.EventDiverged, "it is archived as archive"); got != 1 || len(n.history) != was {
+				t.Errorf("archived %d times, %d generations: %v", got, len(n.history), n.journal)
+			}
 		})
 	}
 }
@@ -324,7 +338,7 @@ func TestPutBackLater(t *testing.T) {
 	n, s, _, _ := aged(t)
 	n.with(func() { n.moved = map[string]bool{"web": true} })
 	swap(t, n.root)
-	must(t, s, api.ActionDemote, api.ActionStop)
+	must(t, s, api.ActionDemote, api.ActionStop, api.ActionStart, api.ActionStop) // it goes on without
 	if err := errors.Join(os.Remove(n.root), os.Rename(n.root+".old", n.root)); err != nil {
 		t.Fatal(err)
 	}
@@ -333,8 +347,42 @@ func TestPutBackLater(t *testing.T) {
 	if err := s.follow(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := n.journalled(api.EventDiverged, "is archived as 0.1"); got != 1 {
+	if got := n.journalled(api.EventDiverged, "it is archived as archive"); got != 1 {
 		t.Errorf("archived %d times: %v", got, n.journal)
+	}
+}
+
+// TestPutBackBeforeItIsMade: as above, where what is to be in its place could not be made yet.
+func TestPutBackBeforeItIsMade(t *testing.T) {
+	for name, lose := range map[string]func(n *node){
+		"moved":   func(n *node) { n.moved = map[string]bool{"web": true} },
+		"removed": func(*node) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, s, _, _ := aged(t)
+			n.with(func() { n.realiseErr = errors.New("no image") })
+			lose(n)
+			if err := os.Rename(n.root, n.root+".old"); err != nil {
+				t.Fatal(err)
+			}
+			n.gone = true
+			must(t, s, api.ActionDemote)
+			s.loop.stop()
+			s.handedOver = time.Now().Add(-time.Minute)
+			if err := s.standbyOnce(t.Context()); err == nil || len(s.blocked) == 0 {
+				t.Errorf("prepared: %v, blocked by %v", err, s.blocked)
+			}
+			if err := os.Rename(n.root+".old", n.root); err != nil {
+				t.Fatal(err)
+			}
+			n.with(func() { n.realiseErr, n.gone = nil, false })
+			if err := s.standbyOnce(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := n.journalled(api.EventDiverged, "it is archived as archive"); got != 1 {
+				t.Errorf("archived %d times: %v", got, n.journal)
+			}
+		})
 	}
 }
 
@@ -384,6 +432,142 @@ func TestStartedByHandWithAnother(t *testing.T) {
 	if len(n.pinned) != 1 || n.pinned[0] != old.String() {
 		t.Errorf("pinned is %v, not %s", n.pinned, old)
 	}
+}
+
+// TestAnotherWhoseContainersAreUnknown: a directory that no container is known to have is not captured as the
+// service's, neither while it is active nor when it ends.
+func TestAnotherWhoseContainersAreUnknown(t *testing.T) {
+	for name, change := range map[string]func(n *node){
+		"they have ended":      func(n *node) { clear(n.held); n.states["db"], n.states["web"] = "exited", "exited" },
+		"they cannot be asked": func(n *node) { n.hidden = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, s, old, _ := aged(t)
+			n.with(func() { change(n) })
+			swap(t, n.root, "other")
+			if _, err := s.Replicate(t.Context()); err == nil || !strings.Contains(err.Error(), "have or had") {
+				t.Errorf("captured: %v", err)
+			}
+			must(t, s, api.ActionDemote)
+			if head, _ := (replica{n}).Head(); head != old {
+				t.Errorf("sealed as %s", head)
+			}
+		})
+	}
+}
+
+// TestAnotherAtTheStart: what is found in the place of a directory is not what the service has written. The node
+// goes on from the last generation.
+func TestAnotherAtTheStart(t *testing.T) {
+	for name, dirty := range map[string]bool{"after a power cut": true, "after a stop": false} {
+		t.Run(name, func(t *testing.T) {
+			n, s, _, _ := aged(t)
+			if !dirty {
+				must(t, s, api.ActionDemote)
+				if err := s.follow(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				must(t, s, api.ActionStop)
+			}
+			s.loop.stop()
+			head, _ := replica{n}.Head()
+			n.with(func() {
+				for c := range n.states {
+					n.states[c] = "created"
+				}
+				clear(n.held)
+				n.tree += 100
+			})
+			if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
+				t.Fatal(err)
+			}
+			swap(t, n.root, "other")
+			s = n.agent()
+			must(t, s, api.ActionStart)
+			s.loop.stop()
+			if err := s.follow(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if now, _ := (replica{n}).Head(); now != head || n.tree != n.trees[head] {
+				t.Errorf("sealed as %s, the tree is version %d and not %d", now, n.tree, n.trees[head])
+			}
+			if got := n.journalled(api.EventDiverged, "it is archived as archive"); got != 1 {
+				t.Errorf("archived %d times: %v", got, n.journal)
+			}
+		})
+	}
+}
+
+// TestReplacedMeanwhile: another directory comes to be at the path while the one that was there is captured or applied.
+func TestReplacedMeanwhile(t *testing.T) {
+	t.Run("captured", func(t *testing.T) {
+		n, s, _, _ := aged(t)
+		n.meanwhile = func() { swap(t, n.root, "other") }
+		if _, err := s.Replicate(t.Context()); err == nil || !strings.Contains(err.Error(), "while it was captured") {
+			t.Errorf("captured: %v", err)
+		}
+		n.with(func() { n.moved = map[string]bool{"web": true} })
+		if _, err := s.Replicate(t.Context()); err == nil || !strings.Contains(err.Error(), "have or had") {
+			t.Errorf("captured: %v", err)
+		}
+	})
+	t.Run("applied", func(t *testing.T) {
+		n, s, _, _ := aged(t)
+		must(t, s, api.ActionDemote)
+		s.loop.stop()
+		if err := s.persist(func(r *record) { r.Roots = map[string]string{"data": rootNone} }); err != nil { // the first time
+			t.Fatal(err)
+		}
+		n.meanwhile = func() { swap(t, n.root, "other") }
+		if err := s.follow(t.Context()); err == nil || !strings.Contains(err.Error(), "while generation") {
+			t.Errorf("applied: %v", err)
+		}
+		if !n.applied.IsZero() {
+			t.Errorf("%s is said to be in a directory that nothing was written to", n.applied)
+		}
+		if err := s.follow(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.journalled(api.EventDiverged, "it is archived as archive"); got != 1 {
+			t.Errorf("archived %d times: %v", got, n.journal)
+		}
+	})
+}
+
+// TestBindIsNotMounted: where the directory of a bind mount was, none is made: its file system may not be mounted.
+func TestBindIsNotMounted(t *testing.T) {
+	n, s, _, _ := aged(t)
+	must(t, s, api.ActionDemote)
+	s.loop.stop()
+	if err := s.follow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.bound.Store(true)
+	n.with(func() { n.gone = true })
+	s.forgetDefinition()
+	def, err := s.localDefinition(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.prepare(t.Context(), def); err == nil || !strings.Contains(err.Error(), "mount what it is on") || len(s.blocked) != 1 || !n.gone {
+		t.Errorf("prepared: %v, blocked by %v", err, s.blocked)
+	}
+}
+
+// TestRecordOfAnEarlierVersion: it told a tree's directory by another value under another name.
+func TestRecordOfAnEarlierVersion(t *testing.T) {
+	n, s, _, _ := aged(t)
+	must(t, s, api.ActionDemote, api.ActionStop)
+	name := recordPath(n.dir, "registry")
+	b, err := durable.ReadSummed(name)
+	if err == nil {
+		b = append([]byte(`{"roots":{"data":12345},`), b[1:]...)
+		err = durable.WriteSummed(name, b, 0o600, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, n.agent(), api.ActionStart)
 }
 
 // TestCannotBeTold: what is known of a container stays known when it cannot be looked at any more.

@@ -44,7 +44,7 @@ type record struct {
 	Quiesced []string `json:"quiesced,omitempty"` // active: the after-capture that is owed since a before-capture (consistency.go)
 	Astray   []string `json:"astray,omitempty"`   // dirty: trees in whose place a container has, or had last, another directory (roots.go)
 	// Roots are the directories that the trees are in, when a generation was last captured or applied here (roots.go).
-	Roots   map[string]string `json:"roots,omitempty"`
+	Roots   map[string]string `json:"directories,omitempty"`
 	FreshAt int64             `json:"fresh_at"` // Unix ns, our clock: the head was current until then at least
 	HeardAt int64             `json:"heard_at"` // Unix ns, our clock: an active peer was last heard of
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -79,20 +80,47 @@ func (s *Service) noteRoots(now map[string]string) error {
 	return s.persist(func(r *record) { r.Roots = next })
 }
 
-// noteNone makes durable, before anything is made at their paths, which trees have no directory.
-func (s *Service) noteNone(def Definition, paths map[string]string) error {
-	now, none := rootsAt(paths), map[string]string{}
+// noteNone makes durable, before anything is made at their paths, which trees have no directory, and gives
+// these. What another was at, and may come back, stays archived before it is replaced.
+func (s *Service) noteNone(def Definition, paths map[string]string) (absent []string, err error) {
+	rec, none := s.snapshot(), map[string]string{}
 	for _, name := range def.Volumes {
-		if now[name] == "" {
+		path, ok := paths[name]
+		if _, err := os.Stat(path); ok && !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		was := rec.Roots[name]
+		if slices.Contains(def.Binds, name) && was != rootNone && was != rootForeign {
+			return nil, api.Errorf(api.KindGeneric, "mount what it is on; if it is gone for good, make it again with a file in it: that is archived, and the directory filled as in the last generation",
+				"the directory of bind mount %s of service %s is not there on %s any more", name, s.name, s.Node)
+		}
+		absent = append(absent, name)
+		if was != rootForeign {
 			none[name] = rootNone
 		}
 	}
-	return s.noteRoots(none)
+	return absent, s.noteRoots(none)
+}
+
+// noteMade makes durable that what was absent and is there now was made to be filled.
+func (s *Service) noteMade(ctx context.Context, def Definition, absent []string) error {
+	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
+	if err != nil {
+		return err
+	}
+	made := map[string]string{}
+	for name := range rootsAt(paths) {
+		if slices.Contains(absent, name) {
+			made[name] = rootNone
+		}
+	}
+	return s.noteRoots(made)
 }
 
 // checkEmpty refuses an empty directory in the place of one that had data, before it is taken for what
-// the service has left, or filled: it is what a file system that is not mounted looks like.
-func (s *Service) checkEmpty(paths map[string]string) error {
+// the service has left, or filled: it is what a file system that is not mounted looks like. Where the
+// service went on without its directory already, that was said. beginEmpty is how it is taken nevertheless.
+func (s *Service) checkEmpty(paths map[string]string, beginEmpty string) error {
 	m, err := s.Replica.HeadManifest()
 	if err != nil {
 		return err
@@ -100,17 +128,26 @@ func (s *Service) checkEmpty(paths map[string]string) error {
 	rec := s.snapshot()
 	for _, name := range rec.replaced(rootsAt(paths)) {
 		v := m.Volume(name)
-		if v == nil || v.Entries.Len() < 2 { // one is the root
+		if v == nil || v.Entries.Len() < 2 || rec.Roots[name] == rootForeign { // one is the root
 			continue
 		}
-		if in, err := os.ReadDir(paths[name]); err != nil || len(in) > 0 {
-			continue // whoever reads the tree says what is wrong with it
+		if !isEmpty(paths[name]) {
+			continue
 		}
-		return api.Errorf(api.KindInstalled, "mount its file system; if it is meant to begin empty, put a file into it",
+		return api.Errorf(api.KindInstalled, "mount its file system, then pcs resource cleanup "+s.name+"; "+beginEmpty,
 			"%s, which holds volume %s of service %s, is an empty directory on %s, and another than the one that its data was in", paths[name], name, s.name, s.Node)
 	}
 	return nil
 }
+
+// isEmpty: of a directory that cannot be read, whoever reads it says what is wrong.
+func isEmpty(dir string) bool {
+	in, err := os.ReadDir(dir)
+	return err == nil && len(in) == 0
+}
+
+// fillAgain is what to do about an empty directory where the last generation is to be in.
+const fillAgain = "if that is gone for good, put a file into the directory: it is archived, and the directory filled as in the last generation"
 
 // checkMounted does so at a start.
 func (s *Service) checkMounted(ctx context.Context) error {
@@ -125,7 +162,7 @@ func (s *Service) checkMounted(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.checkEmpty(paths)
+	return s.checkEmpty(paths, fillAgain)
 }
 
 // keepReplaced archives what is in the place of the service's directories on a standby, before it is
@@ -136,30 +173,28 @@ func (s *Service) keepReplaced(ctx context.Context, m *replication.Manifest, pat
 	if len(trees) == 0 {
 		return nil
 	}
-	if err := s.checkEmpty(paths); err != nil {
+	if err := s.checkEmpty(paths, fillAgain); err != nil {
 		return err
 	}
 	req := replication.SealRequest{Term: rec.Term, Roots: map[string]string{}, Definition: m.Definition, Images: m.Images}
 	for _, v := range m.Volumes {
-		if slices.Contains(trees, v.Name) {
+		if slices.Contains(trees, v.Name) && !isEmpty(paths[v.Name]) {
 			req.Roots[v.Name] = paths[v.Name]
 		} else {
 			req.Missing = append(req.Missing, v.Name)
 		}
 	}
-	archive := s.Replica.ArchiveForeign // compares with the generation that was applied
-	if s.Replica.Applied().IsZero() {
-		archive = s.Replica.ArchiveTree
+	if len(req.Roots) > 0 {
+		kept := "nothing of it differs from what was captured"
+		name, err := s.Replica.ArchiveReplaced(ctx, req)
+		if err != nil {
+			return err
+		}
+		if name != "" {
+			kept = fmt.Sprintf("it is archived as %[1]s: understudy restore %[2]s %[1]s --to DIR", name, s.name)
+		}
+		s.decide(api.EventDiverged, rec.Term, "another directory than the one that its data was in is at the path of volume %s; %s. It is made what the generation says", strings.Join(slices.Sorted(maps.Keys(req.Roots)), ", "), kept)
 	}
-	name, err := archive(ctx, req)
-	if err != nil {
-		return err
-	}
-	kept := "nothing of it differs from what was captured"
-	if name != "" {
-		kept = fmt.Sprintf("it is archived as %[1]s: understudy restore %[2]s %[1]s --to DIR", name, s.name)
-	}
-	s.decide(api.EventDiverged, rec.Term, "another directory than the one that its data was in is at the path of volume %s; %s. It is made what the generation says", strings.Join(trees, ", "), kept)
 	none := map[string]string{} // to be filled: not archived again where that fails
 	for _, tree := range trees {
 		none[tree] = rootNone
@@ -167,15 +202,15 @@ func (s *Service) keepReplaced(ctx context.Context, m *replication.Manifest, pat
 	return errors.Join(s.Replica.Recheck(), s.noteRoots(none))
 }
 
-// accept takes another directory for the active service's, where its containers have it too: somebody has put it
-// there while they did not run. What it was before stays.
+// accept takes another directory for the active service's, which its containers have too, or it were not in q: somebody
+// has put it there while they did not run. What it was before stays.
 func (s *Service) accept(q replication.SealRequest) error {
 	now := rootsAt(q.Roots)
 	trees := s.snapshot().replaced(now)
 	if len(trees) == 0 {
 		return nil
 	}
-	if err := s.checkEmpty(q.Roots); err != nil {
+	if err := s.checkEmpty(q.Roots, "if it is meant to begin empty, put a file into it"); err != nil {
 		return err
 	}
 	head, err := s.Replica.Head()
@@ -224,20 +259,21 @@ func (s *Service) astray(def Definition, paths map[string]string) (trees map[str
 	return trees, containers
 }
 
-// noteAstray keeps which trees the active node's containers have elsewhere, across a kill, too. When they have
-// ended nobody can tell any more: then it is what was found last, unless the directory is there again in which the data was.
+// noteAstray keeps which trees the active node's containers have elsewhere, across a kill, too. Where they cannot be
+// looked at, or have ended, it is what was found last, and all that are in another directory than before.
 func (s *Service) noteAstray(def Definition, paths map[string]string) error {
 	rec := s.snapshot()
 	if !rec.Dirty {
 		return nil
 	}
 	trees, _ := s.astray(def, paths)
+	at := rootsAt(paths)
+	replaced := rec.replaced(at)
 	var now []string
 	for _, tree := range def.Volumes {
 		is, looked := trees[tree]
 		if !looked {
-			was := rec.Roots[tree]
-			is = slices.Contains(rec.Astray, tree) && (was == rootNone || was != rootOf(paths[tree]))
+			is = slices.Contains(replaced, tree) || slices.Contains(rec.Astray, tree) && (rec.Roots[tree] == rootNone || rec.Roots[tree] != at[tree])
 		}
 		if is {
 			now = append(now, tree)
@@ -248,7 +284,7 @@ func (s *Service) noteAstray(def Definition, paths map[string]string) error {
 		return nil
 	}
 	if len(now) > 0 {
-		s.decide(api.EventReplication, rec.Term, "what is at the path of volume %s is not what the containers have; nothing is captured", strings.Join(now, ", "))
+		s.decide(api.EventReplication, rec.Term, "what is at the path of volume %s is not what the containers have or had; nothing is captured", strings.Join(now, ", "))
 	}
 	return s.persist(func(r *record) { r.Astray = now })
 }

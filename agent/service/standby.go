@@ -205,13 +205,17 @@ func (s *Service) prepare(ctx context.Context, def Definition) error {
 		}
 	}
 	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
-	if err == nil {
-		err = s.noteNone(def, paths)
-	}
 	if err != nil {
 		return err
 	}
-	changed, err := s.Runtime.Realise(ctx, def.Bytes)
+	var changed []string
+	absent, err := s.noteNone(def, paths)
+	if err == nil {
+		changed, err = s.Runtime.Realise(ctx, def.Bytes)
+		if len(absent) > 0 {
+			err = errors.Join(err, s.noteMade(ctx, def, absent))
+		}
+	}
 	if len(changed) > 0 {
 		s.log.Info("made as on the active node", "what", strings.Join(changed, ", "))
 		if err := s.Replica.Recheck(); err != nil {
@@ -309,13 +313,21 @@ func (s *Service) applyTo(ctx context.Context, to replication.ID) error {
 			return api.Errorf(api.KindGeneric, "see understudy log", "volume %s of service %s does not exist on %s yet", n, s.name, s.Node)
 		}
 	}
+	now := rootsAt(paths)
 	if err := s.keepReplaced(ctx, m, paths); err != nil {
+		return err
+	}
+	// Before: what comes to be at a path meanwhile is another.
+	if err := s.noteRoots(now); err != nil {
 		return err
 	}
 	if err := s.Replica.ApplyAt(ctx, to, paths); err != nil {
 		return err
 	}
-	return s.noteRoots(rootsAt(paths))
+	if !maps.Equal(now, rootsAt(paths)) {
+		return errors.Join(s.Replica.Recheck(), api.Errorf(api.KindGeneric, "nothing need be done: it is applied again", "a directory of service %s was replaced on %s while generation %s was applied", s.name, s.Node, to))
+	}
+	return nil
 }
 
 // imagesEvery is how often Podman is asked for its images without an occasion.

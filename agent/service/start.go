@@ -181,10 +181,12 @@ func (s *Service) sealRequestOf(ctx context.Context, term uint64, def Definition
 	if err := s.noteAstray(def, paths); err != nil {
 		return r, err
 	}
-	astray := s.snapshot().Astray
+	rec := s.snapshot()
+	replaced := rec.replaced(rootsAt(paths))
 	for _, v := range def.Volumes {
 		_, ok := paths[v]
-		if slices.Contains(astray, v) { // what is at its path is none of this (wentWithout)
+		// What is at its path is none of this (wentWithout, keepReplaced).
+		if slices.Contains(rec.Astray, v) || !rec.Dirty && slices.Contains(replaced, v) {
 			delete(r.Roots, v)
 			r.Missing = append(r.Missing, v)
 			continue
@@ -214,7 +216,7 @@ func (s *Service) gone(r replication.SealRequest) error {
 	if away := slices.DeleteFunc(slices.Clone(r.Missing), func(v string) bool { return !slices.Contains(astray, v) }); len(away) > 0 {
 		return api.Errorf(api.KindGeneric,
 			"put it back as it was, or mount it again; or save what the containers have there (podman cp, to another directory), and pcs resource restart "+s.name+", which goes on from the last generation",
-			"volume %s of service %s on %s: what is at its path is not what its containers have; it was moved, removed or unmounted since they were started, and nothing is captured", strings.Join(away, ", "), s.name, s.Node)
+			"volume %s of service %s on %s: what is at its path is not what its containers have or had; it was moved, removed or unmounted since they were started, and nothing is captured", strings.Join(away, ", "), s.name, s.Node)
 	}
 	return api.Errorf(api.KindGeneric, "pcs resource restart "+s.name+" makes it again as it was in the last generation; what all volumes were given since is then archived",
 		"volume %s of service %s is not on %s any more, and nothing is captured without it", strings.Join(r.Missing, ", "), s.name, s.Node)
@@ -302,11 +304,15 @@ func (s *Service) reserve(ctx context.Context) error {
 
 // wentWithout notes that the live tree is brought back to a generation because volumes of
 // it are gone, and where what was left of it is.
-func (s *Service) wentWithout(r replication.SealRequest, archived string) {
+func (s *Service) wentWithout(req replication.SealRequest, archived string) {
 	s.mu.Lock()
 	s.prepared = "" // it is made again
 	astray := s.rec.Astray
 	s.mu.Unlock()
+	// Also of what is not there: where it comes back, it is not what the node went on from.
+	if err := s.persist(func(r *record) { r.Astray = slices.Sorted(slices.Values(req.Missing)) }); err != nil {
+		s.log.Warn("if the directories that were lost come back, what is in them will not be archived", "error", err)
+	}
 	event, left := api.EventRecover, "nothing that was not captured is left of the others"
 	if archived != "" {
 		event, left = api.EventDiverged, fmt.Sprintf("what is left of the others is archived as %[1]s: understudy restore %[2]s %[1]s --to DIR", archived, s.name)
@@ -314,5 +320,5 @@ func (s *Service) wentWithout(r replication.SealRequest, archived string) {
 	if len(astray) > 0 {
 		left += "; what the containers had in the place of " + strings.Join(astray, ", ") + " is where it was moved to, and is archived if it is put back"
 	}
-	s.decide(event, r.Term, "volume %s is not here any more, or not what the containers had: this node goes on from the last generation; %s", strings.Join(r.Missing, ", "), left)
+	s.decide(event, req.Term, "volume %s is not here any more, or not what the containers had: this node goes on from the last generation; %s", strings.Join(req.Missing, ", "), left)
 }

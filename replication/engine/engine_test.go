@@ -273,7 +273,7 @@ func TestTurnedRoundBeforeTheTreesAreRead(t *testing.T) {
 				want = append(want, "file=unseen 1.2 late=unsealed")
 			}
 			for range 2 { // killed and done again: once is enough, twice is no more
-				if res, archived, err := a.SealDirty(t.Context(), a.request(1)); err != nil || !res.ID.IsZero() || archived != "" && !wrote {
+				if res, archived, err := a.SealDirty(t.Context(), a.request(1)); err != nil || !res.ID.IsZero() || archived != a.Diverged()[len(want)-1] {
 					t.Fatalf("SealDirty: %+v, %q, %v", res, archived, err)
 				}
 			}
@@ -403,6 +403,44 @@ func TestCheckTree(t *testing.T) {
 	b.apply()
 	if got := b.files(); got != "file=one" {
 		t.Errorf("the standby's tree is %q", got)
+	}
+}
+
+// TestArchiveOfWhatIsInAnotherDirectory: compared with the head, also where nothing was applied yet.
+func TestArchiveOfWhatIsInAnotherDirectory(t *testing.T) {
+	a, b := pair(t)
+	a.write("file", "two")
+	a.send(b, a.seal(1))
+	b.apply()
+	if err := b.Recheck(); err != nil {
+		t.Fatal(err)
+	}
+	if name, err := b.ArchiveReplaced(t.Context(), b.request(0)); err != nil || name != "" {
+		t.Errorf("what the head has is archived as %q: %v", name, err)
+	}
+	b.write("file", "three")
+	name, err := b.ArchiveReplaced(t.Context(), b.request(0))
+	if err != nil || name != "1.3.1" || b.diverged(name) != "file=three" {
+		t.Errorf("archived as %q: %v", name, err)
+	}
+}
+
+// TestArchiveIsDamaged: what was archived before is not needed to archive what lies there.
+func TestArchiveIsDamaged(t *testing.T) {
+	a, b := pair(t)
+	a.write("file", "unseen")
+	a.seal(1)
+	takeOver(b)
+	names, err := a.Realign(t.Context(), replication.ID{Term: 1, Seq: 1})
+	if err != nil || len(names) != 1 {
+		t.Fatal(names, err)
+	}
+	flip(t, filepath.Join(a.Store().Dir(), "diverged", names[0]+".manifest"), 100)
+	if err := a.Fence(2); err != nil {
+		t.Fatal(err)
+	}
+	if _, name, err := a.SealDirty(t.Context(), a.request(1)); err != nil || name == "" || name == names[0] || a.diverged(name) != "file=unseen" {
+		t.Errorf("archived as %q: %v", name, err)
 	}
 }
 

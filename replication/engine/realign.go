@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -165,11 +166,25 @@ func (e *Engine) ArchiveForeign(ctx context.Context, r replication.SealRequest) 
 	return name, e.Recheck()
 }
 
+// ArchiveReplaced archives what lies in other directories than the trees were in; "": all
+// of it is as in the head. The next Apply looks at the whole trees.
+func (e *Engine) ArchiveReplaced(ctx context.Context, r replication.SealRequest) (string, error) {
+	head, err := e.HeadManifest()
+	if err != nil {
+		return "", err
+	}
+	name, err := e.archive(ctx, r, head)
+	if err != nil {
+		return "", err
+	}
+	return name, e.Recheck()
+}
+
 // ArchiveTree archives what the live trees are now as a diverged generation, and
 // names it; "" when they hold nothing that this node's own last generation does
-// not. The next Apply looks at the whole trees.
+// not. What was archived already is named again. The next Apply looks at the whole trees.
 func (e *Engine) ArchiveTree(ctx context.Context, r replication.SealRequest) (string, error) {
-	base, err := e.lastOwn(r.Term)
+	base, archived, err := e.lastOwn(r.Term)
 	if err != nil {
 		return "", err
 	}
@@ -177,7 +192,7 @@ func (e *Engine) ArchiveTree(ctx context.Context, r replication.SealRequest) (st
 	if err != nil {
 		return "", err
 	}
-	return name, e.Recheck()
+	return cmp.Or(name, archived), e.Recheck()
 }
 
 // archive archives how the live trees differ from base, if they do. Where they do,
@@ -216,11 +231,11 @@ func (e *Engine) archive(ctx context.Context, r replication.SealRequest, base *r
 
 // lastOwn is the newest generation that is not of a later term than term: what
 // the live trees of a former active went on from. Nil where there is none. What
-// Realign has archived of that term counts: what goes on from it is numbered after it.
-func (e *Engine) lastOwn(term uint64) (*replication.Manifest, error) {
+// Realign has archived of that term counts, as archived: what goes on from it is numbered after it.
+func (e *Engine) lastOwn(term uint64) (m *replication.Manifest, archived string, err error) {
 	list, err := e.store.Generations()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	var own replication.ID
 	for _, id := range list {
@@ -230,17 +245,23 @@ func (e *Engine) lastOwn(term uint64) (*replication.Manifest, error) {
 	}
 	diverged, err := e.store.Diverged()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	for _, d := range slices.Backward(diverged) {
-		if d.ID.Term == term && d.ID.Compare(own) > 0 {
-			return e.store.LoadDiverged(d.Name)
+		if d.ID.Term != term || d.ID.Compare(own) <= 0 {
+			continue
 		}
+		m, err := e.store.LoadDiverged(d.Name)
+		if err == nil {
+			return m, d.Name, nil
+		}
+		e.log.Warn("an archived generation cannot be read", "generation", d.Name, "error", err) // a scrub says more
 	}
 	if own.IsZero() {
-		return nil, nil
+		return nil, "", nil
 	}
-	return e.store.Load(own)
+	m, err = e.store.Load(own)
+	return m, "", err
 }
 
 // Diverged names the archived diverged generations.
