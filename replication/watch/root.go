@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"unsafe"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -106,12 +107,40 @@ func topOf(dir int) (fd int, err error) {
 		return -1, os.NewSyscallError("fsopen", err)
 	}
 	defer unix.Close(fs)
-	err = errors.Join(unix.FsconfigSetString(fs, "source", ms[0].Source), unix.FsconfigSetString(fs, "subvolid", "5"), unix.FsconfigCreate(fs))
+	err = errors.Join(unix.FsconfigSetString(fs, "source", ms[0].Source), unix.FsconfigSetString(fs, "subvolid", "5"),
+		unix.FsconfigSetFlag(fs, "ro"), // or one that is mounted read-only becomes writable
+		unix.FsconfigCreate(fs))
 	if err != nil {
 		return -1, os.NewSyscallError("fsconfig", err)
 	}
-	fd, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
-	return fd, os.NewSyscallError("fsmount", err)
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		return -1, os.NewSyscallError("fsmount", err)
+	}
+	defer unix.Close(mnt)
+	if fd, err = unix.Openat(mnt, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return -1, os.NewSyscallError("openat", err)
+	}
+	here, err := btrfsID(dir)
+	there, terr := btrfsID(fd)
+	if err = errors.Join(err, terr); err == nil && here != there {
+		err = errors.New(ms[0].Source + " is another file system by now")
+	}
+	if err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// btrfsID is the UUID of the btrfs that the open directory is on: linux/btrfs.h, BTRFS_IOC_FS_INFO.
+func btrfsID(dir int) (id [16]byte, err error) {
+	const fsInfo = 0x8400941f
+	var info [1024]byte // the UUID after two numbers
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(dir), fsInfo, uintptr(unsafe.Pointer(&info))); errno != 0 {
+		return id, os.NewSyscallError("BTRFS_IOC_FS_INFO", errno)
+	}
+	copy(id[:], info[16:])
+	return id, nil
 }
 
 // attach marks the file system that v's root is on, and notes what the root is.

@@ -151,6 +151,24 @@ func TestSubvolumes(t *testing.T) {
 	}
 }
 
+// A file system that was made read-only stays it.
+func TestSubvolumeReadOnly(t *testing.T) {
+	mnt := treetest.Mount(t, treetest.Subvolume)
+	w := newWatcher(t)
+	treetest.Must(t, os.Mkdir(filepath.Join(mnt, "v"), 0o755))
+	treetest.Must(t, w.Add("v", filepath.Join(mnt, "v")))
+	command(t, "mount", "-o", "remount,ro", mnt)
+	fd, _, err := openRoot(filepath.Join(mnt, "v"))
+	treetest.Must(t, err)
+	defer unix.Close(fd)
+	if !w.marked(fd) {
+		t.Error("it is not watched any more")
+	}
+	if got := output(t, "findmnt", "-no", "FS-OPTIONS", mnt); !strings.HasPrefix(got, "ro") {
+		t.Errorf("its options are %s", got)
+	}
+}
+
 // A file system is unmounted although it is watched, and mounted again: what is
 // written then is seen, though every number of it is the same.
 func TestUnmounted(t *testing.T) {

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,7 +72,7 @@ func (s *view) open(v *volume) bool {
 	if err != nil {
 		return false
 	}
-	if v.lost || !is.same(v.is) || !s.w.marked(fd) {
+	if v.lost || !is.same(v.is) || !s.marked(v, fd) {
 		_ = unix.Close(fd) // nothing was written
 		return false
 	}
@@ -84,6 +85,16 @@ func (s *view) open(v *volume) bool {
 	}
 	s.mounts[v.is.fs] = append(s.mounts[v.is.fs], &mount{id: is.mount, roots: []*root{r}})
 	return true
+}
+
+// marked asks once for each file system: this is in a freeze, and a subvolume of btrfs is mounted for it.
+func (s *view) marked(v *volume, fd int) bool {
+	for _, m := range s.mounts[v.is.fs] {
+		if slices.ContainsFunc(m.roots, func(r *root) bool { return r.is.dev == v.is.dev }) {
+			return true
+		}
+	}
+	return s.w.marked(fd)
 }
 
 func (s *view) close() {
