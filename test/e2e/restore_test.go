@@ -104,11 +104,14 @@ func testVolumeRemoved(t *testing.T, c *cluster) {
 func testDirectoryReplaced(t *testing.T, c *cluster) {
 	active, standby := c.roles(t)
 	dir := filepath.Dir(strings.TrimSpace(c.sh(t, standby, "podman volume inspect --format '{{.Mountpoint}}' ledger-data")))
-	c.sh(t, standby, "mv "+dir+"/_data "+dir+"/moved")
-	eventually(t, time.Minute, "the standby to have made it again", func() error {
-		return sameFile(volumeFile(standby, "ledger-data", "ledger"), volumeFile(active, "ledger-data", "ledger"))
-	})
-	c.settle(t)
+	for _, lost := range []string{dir + "/_data", dir} {
+		c.sh(t, standby, "mv "+lost+" "+dir+".moved")
+		eventually(t, time.Minute, "the standby to have made it again", func() error {
+			return sameFile(volumeFile(standby, "ledger-data", "ledger"), volumeFile(active, "ledger-data", "ledger"))
+		})
+		c.settle(t)
+		c.sh(t, standby, "rm -r "+dir+".moved")
+	}
 	w := c.writing(t)
 	for range 2 { // there, where it writes, and back with what it wrote
 		from, _ := c.roles(t)
@@ -119,7 +122,6 @@ func testDirectoryReplaced(t *testing.T, c *cluster) {
 	if lost := c.lost(t, w.stop()); len(lost) > 0 {
 		t.Errorf("lost are %s", extent(lost))
 	}
-	c.sh(t, standby, "rm -r "+dir+"/moved")
 
 	c.sh(t, active, "cd "+dir+" && mv _data moved && cp -a moved _data")
 	if _, err := c.Agent(active).Replicate(limited(t, time.Minute), stack.Service); err == nil || !strings.Contains(err.Error(), "what is at its path is not what its containers have") {
@@ -138,8 +140,14 @@ func testDirectoryReplaced(t *testing.T, c *cluster) {
 	eventually(t, time.Minute, "the start to be refused", func() error {
 		return lacks(c.journal(t, standby, since), "is an empty directory on "+standby.Name()+", and another than the one that its data was in")
 	})
-	c.sh(t, standby, "cd "+dir+" && rmdir _data && mv moved _data && pcs resource cleanup "+stack.Service)
+	c.sh(t, standby, "cd "+dir+" && echo stale > _data/stale && pcs resource cleanup "+stack.Service)
 	c.settle(t)
 	c.level(t)
 	c.sameLedger(t)
+	names := c.mustService(t, standby).Diverged
+	if len(names) == 0 {
+		t.Fatal("nothing is archived")
+	}
+	out := c.sh(t, standby, "rm -rf /var/tmp/stale && understudy restore "+stack.Service+" --generation "+names[len(names)-1]+" --to /var/tmp/stale && cat /var/tmp/stale/ledger-data/stale; rm -rf "+dir+"/moved /var/tmp/stale")
+	contains(t, "what was archived of the directory", out, "stale")
 }
