@@ -44,6 +44,7 @@ type SealRequest struct {
 	Quiesce    Quiesce               // asks the application first; nil: nobody does
 	Processes  func() ([]int, error) // of the containers; they may have files mapped
 	FreezeMax  time.Duration         // past it thaw, and drop the capture
+	Still      func() error          // asked when all is captured: an error drops it, the roots are not what they were; nil: nobody is
 	Packed     func()                // told, from any goroutine, when content can be sent ahead; must not block; nil: nobody is told
 }
 

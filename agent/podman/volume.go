@@ -141,11 +141,7 @@ func (c *Client) EnsureVolume(ctx context.Context, def VolumeDef) (created bool,
 		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}
-		// Not what is above these two: that may not be mounted.
-		if err := os.Mkdir(filepath.Dir(dir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return false, fail(err, api.KindInstalled, "mount what Podman keeps its volumes on", "the directory of volume %s is gone and cannot be made again", def.Name)
-		}
-		return true, os.Mkdir(dir, 0o755)
+		return true, c.makeAgain(def.Name, dir)
 	}
 	if !errors.Is(err, ErrNotFound) || def.Anonymous { // that comes with its container
 		return false, ignoreNotFound(err)
@@ -156,6 +152,22 @@ func (c *Client) EnsureVolume(ctx context.Context, def VolumeDef) (created bool,
 		}, nil)
 		return err
 	})
+}
+
+// makeAgain makes the directory that a volume had, dir, and the one that it is in. Where nothing else is beside
+// that, the file system of them all may not be mounted.
+func (c *Client) makeAgain(volume, dir string) error {
+	in := filepath.Dir(dir)
+	if _, err := os.Stat(in); errors.Is(err, fs.ErrNotExist) {
+		if others, err := os.ReadDir(filepath.Dir(in)); err != nil || len(others) == 0 {
+			return fail(err, api.KindInstalled, "mount what Podman keeps volumes on; where it is mounted, mkdir "+in,
+				"%s, where volume %s was, is gone, and no other is there", in, volume)
+		}
+		if err := os.Mkdir(in, 0o700); err != nil {
+			return err
+		}
+	}
+	return os.Mkdir(dir, 0o755)
 }
 
 func volumeDef(v *types.VolumeConfigResponse) VolumeDef {

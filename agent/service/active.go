@@ -3,7 +3,6 @@ package service
 import (
 	"context"
 	"errors"
-	"maps"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -102,9 +101,9 @@ func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealRes
 	if err != nil {
 		return replication.SealResult{}, err
 	}
-	q, err := s.sealRequestOf(ctx, rec.Term, def)
+	q, at, err := s.sealRequestOf(ctx, rec.Term, def)
 	if err = errors.Join(err, s.gone(q)); err == nil {
-		err = s.accept(q)
+		err = s.accept(q, at)
 	}
 	if err != nil {
 		return replication.SealResult{}, err
@@ -113,7 +112,6 @@ func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealRes
 	q.Processes = func() ([]int, error) { return s.Procs.Members(rec.Spec.Containers) }
 	q.Packed = packed
 	s.consistently(&q, rec.Spec)
-	roots := rootsAt(q.Roots)
 	res, err := s.Replica.Seal(ctx, q)
 	if err == nil {
 		s.mu.Lock()
@@ -124,13 +122,10 @@ func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealRes
 	if err != nil {
 		return res, err
 	}
-	if !maps.Equal(roots, rootsAt(q.Roots)) { // the next cycle says what is wrong
-		return res, api.Errorf(api.KindGeneric, "put it back as it was", "a directory of service %s was replaced on %s while it was captured", s.name, s.Node)
-	}
 	s.mu.Lock()
 	s.freshAt = res.AsOf
 	s.mu.Unlock()
-	return res, s.noteRoots(roots)
+	return res, s.noteRoots(at)
 }
 
 // activeDefinition is read from Podman when an event says that it may have changed.

@@ -40,15 +40,15 @@ func (s *Service) demote(ctx context.Context) error {
 	}
 	s.saveLocal()
 	s.Crash("demote:persisted")
+	if rec.Role == api.RoleActive && rec.Step == stepNone {
+		s.mu.Lock()
+		s.complete = true // it all is in use
+		s.mu.Unlock()
+	}
 	if err := s.leaveActive(ctx, true); err != nil {
 		return err
 	}
 	s.handedOver = time.Now()
-	if rec.Role == api.RoleActive && rec.Step == stepNone {
-		s.mu.Lock()
-		s.complete = true // it all was in use
-		s.mu.Unlock()
-	}
 	s.loop.start(s.runStandby)
 	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/understudy-ha/understudy/agent/api"
 	"github.com/understudy-ha/understudy/replication"
 	"github.com/understudy-ha/understudy/replication/store"
@@ -75,9 +77,21 @@ type node struct {
 	sealingDirty func() // what happens while SealDirty reads
 	meanwhile    func() // what happens once, while the tree is captured or applied
 	realiseErr   error  // nothing can be made
+	archiveErr   error  // nothing can be archived
+	refused      int    // how often it could not
 
 	sealing sync.Mutex // one seal at a time, as in the engine
 }
+
+// The directories of tests count as lasting, whatever file system they are on.
+var _ = func() error {
+	var fs unix.Statfs_t
+	err := unix.Statfs(os.TempDir(), &fs)
+	if _, ok := lasting[int64(fs.Type)]; !ok {
+		lasting[int64(fs.Type)] = false
+	}
+	return err
+}()
 
 func newNode(t *testing.T) *node {
 	t.Helper()
@@ -463,7 +477,6 @@ func (r replica) Seal(ctx context.Context, q replication.SealRequest) (res repli
 	}
 	r.n.sealing.Lock()
 	defer r.n.sealing.Unlock()
-	defer r.n.disturb()
 	// A real one asks also where nothing has changed: here not, so that tests can say how often.
 	if q.Quiesce == nil || !r.changed(q.Term) {
 		return r.seal(q)
@@ -493,6 +506,12 @@ func (r replica) changed(term uint64) bool {
 }
 
 func (r replica) seal(q replication.SealRequest) (replication.SealResult, error) {
+	r.n.disturb()
+	if q.Still != nil {
+		if err := q.Still(); err != nil {
+			return replication.SealResult{}, err
+		}
+	}
 	r.n.mu.Lock()
 	defer r.n.mu.Unlock()
 	id, parent := replication.ID{Term: q.Term, Seq: 1}, replication.ID{}
@@ -609,8 +628,13 @@ func (r replica) ArchiveTree(context.Context, replication.SealRequest) (string, 
 	return "0.1", nil
 }
 
-func (r replica) ArchiveReplaced(context.Context, replication.SealRequest) (string, error) {
-	return "archive", nil
+func (r replica) ArchiveReplaced(context.Context, replication.SealRequest) (name string, err error) {
+	r.n.with(func() {
+		if name, err = "archive", r.n.archiveErr; err != nil {
+			r.n.refused++
+		}
+	})
+	return name, err
 }
 
 func (r replica) SealDirty(ctx context.Context, q replication.SealRequest) (replication.SealResult, string, error) {

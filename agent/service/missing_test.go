@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -369,8 +370,8 @@ func TestPutBackBeforeItIsMade(t *testing.T) {
 			must(t, s, api.ActionDemote)
 			s.loop.stop()
 			s.handedOver = time.Now().Add(-time.Minute)
-			if err := s.standbyOnce(t.Context()); err == nil || len(s.blocked) == 0 {
-				t.Errorf("prepared: %v, blocked by %v", err, s.blocked)
+			if err := s.standbyOnce(t.Context()); err == nil || len(s.blocked) == 0 || s.complete {
+				t.Errorf("prepared: %v, blocked by %v, complete: %v", err, s.blocked, s.complete)
 			}
 			if err := os.Rename(n.root+".old", n.root); err != nil {
 				t.Fatal(err)
@@ -431,6 +432,17 @@ func TestStartedByHandWithAnother(t *testing.T) {
 	}
 	if len(n.pinned) != 1 || n.pinned[0] != old.String() {
 		t.Errorf("pinned is %v, not %s", n.pinned, old)
+	}
+}
+
+// TestStartedByHandJustNow: the same where no capture comes in between.
+func TestStartedByHandJustNow(t *testing.T) {
+	n, s, old, _ := aged(t)
+	swap(t, n.root, "other")
+	must(t, s, api.ActionDemote)
+	wantSealed(t, n)
+	if head, _ := (replica{n}).Head(); head == old {
+		t.Error("what the containers wrote there is not sealed")
 	}
 }
 
@@ -501,10 +513,13 @@ func TestAnotherAtTheStart(t *testing.T) {
 // TestReplacedMeanwhile: another directory comes to be at the path while the one that was there is captured or applied.
 func TestReplacedMeanwhile(t *testing.T) {
 	t.Run("captured", func(t *testing.T) {
-		n, s, _, _ := aged(t)
+		n, s, old, _ := aged(t)
 		n.meanwhile = func() { swap(t, n.root, "other") }
 		if _, err := s.Replicate(t.Context()); err == nil || !strings.Contains(err.Error(), "while it was captured") {
 			t.Errorf("captured: %v", err)
+		}
+		if head, _ := (replica{n}).Head(); head != old {
+			t.Errorf("sealed as %s", head)
 		}
 		n.with(func() { n.moved = map[string]bool{"web": true} })
 		if _, err := s.Replicate(t.Context()); err == nil || !strings.Contains(err.Error(), "have or had") {
@@ -551,6 +566,133 @@ func TestBindIsNotMounted(t *testing.T) {
 	}
 	if err := s.prepare(t.Context(), def); err == nil || !strings.Contains(err.Error(), "mount what it is on") || len(s.blocked) != 1 || !n.gone {
 		t.Errorf("prepared: %v, blocked by %v", err, s.blocked)
+	}
+}
+
+// TestBindThatNeverWas: nor is that refused at the start whose directory was never here.
+func TestBindThatNeverWas(t *testing.T) {
+	n, s, _, _ := aged(t)
+	must(t, s, api.ActionDemote, api.ActionStop)
+	if err := s.persist(func(r *record) { r.Roots = map[string]string{"data": rootNone} }); err != nil {
+		t.Fatal(err)
+	}
+	n.bound.Store(true)
+	n.with(func() { n.gone = true })
+	must(t, n.agent(), api.ActionStart)
+}
+
+// TestNewTree: what a standby has in the place of a tree that the service did not have before is archived; nobody has
+// asked for it to be replaced. Once, and not where the record is of a version that kept no directories.
+func TestNewTree(t *testing.T) {
+	for name, test := range map[string]struct {
+		roots    map[string]string
+		archives int
+	}{
+		"new":            {map[string]string{"other": "1"}, 1},
+		"not known":      {nil, 0},
+		"known":          {map[string]string{"other": "1", "data": "?"}, 0},
+		"to be filled":   {map[string]string{"other": "1", "data": rootNone}, 0},
+		"of another yet": {map[string]string{"other": "1", "data": rootForeign}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, s, _, _ := aged(t)
+			must(t, s, api.ActionDemote)
+			s.loop.stop()
+			s.handedOver = time.Now().Add(-time.Minute)
+			if id, ok := test.roots["data"]; ok && id == "?" {
+				test.roots["data"] = rootOf(n.root)
+			}
+			s.prepared = ""
+			if err := s.persist(func(r *record) { r.Roots = test.roots }); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if err := s.standbyOnce(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := n.journalled(api.EventDiverged, "it is archived as archive"); got != test.archives {
+				t.Errorf("archived %d times, not %d", got, test.archives)
+			}
+		})
+	}
+}
+
+// TestOwnDataIsArchivedOnce: what a node had before it was a standby is no other directory besides.
+func TestOwnDataIsArchivedOnce(t *testing.T) {
+	n, s, _, _ := aged(t)
+	must(t, s, api.ActionDemote)
+	s.loop.stop()
+	s.handedOver = time.Now().Add(-time.Minute)
+	s.prepared = ""
+	if err := s.persist(func(r *record) { r.Adopted, r.Roots = false, map[string]string{"other": rootNone} }); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.standbyOnce(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if own, other := n.journalled(api.EventDiverged, "is archived as 0.1"), n.journalled(api.EventDiverged, "it is archived as archive"); own != 1 || other != 0 {
+		t.Errorf("archived %d times as its own, %d times as another directory", own, other)
+	}
+}
+
+// TestNoRoomForAnArchive: it is not replaced, and not read over and over.
+func TestNoRoomForAnArchive(t *testing.T) {
+	n, s, _, _ := aged(t)
+	must(t, s, api.ActionDemote)
+	s.loop.stop()
+	if err := s.follow(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	swap(t, n.root, "other")
+	n.with(func() { n.archiveErr, n.tree = syscall.ENOSPC, empty })
+	for range 3 {
+		if err := s.follow(t.Context()); err == nil || !strings.Contains(err.Error(), "take it away from "+n.root) {
+			t.Errorf("applied: %v", err)
+		}
+	}
+	if n.refused != 1 || n.tree != empty {
+		t.Errorf("tried %d times, the tree is version %d", n.refused, n.tree)
+	}
+	s.noArchive = time.Time{}
+	n.with(func() { n.archiveErr = nil })
+	if err := s.follow(t.Context()); err != nil || n.tree == empty {
+		t.Errorf("%v, the tree is version %d", err, n.tree)
+	}
+}
+
+// TestMadeAndNotFilled: the agent is killed after a directory was made and before that is noted. It does not count
+// as what was applied.
+func TestMadeAndNotFilled(t *testing.T) {
+	n, s, _, _ := aged(t)
+	must(t, s, api.ActionDemote)
+	s.loop.stop()
+	s.handedOver = time.Now().Add(-time.Minute)
+	if err := s.standbyOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(n.root, n.root+".old"); err != nil {
+		t.Fatal(err)
+	}
+	n.with(func() { n.realiseErr = errors.New("killed") })
+	def, _, err := s.headDefinition()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.prepare(t.Context(), def); err == nil || !n.applied.IsZero() {
+		t.Errorf("%v; what is to be made is at generation %s", err, n.applied)
+	}
+	if err := os.Mkdir(n.root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n.with(func() { n.realiseErr, n.tree = nil, empty })
+	if head, _ := (replica{n}).Head(); true {
+		n.with(func() { n.applied = head }) // as if it were
+	}
+	if err := s.follow(t.Context()); err != nil || n.tree == empty {
+		t.Errorf("%v, the tree is version %d", err, n.tree)
 	}
 }
 

@@ -30,7 +30,8 @@ const (
 
 // rootOf tells a directory from another at the same path, also after a boot; "" where there is none. Roots
 // of file systems have the same inode number everywhere, so the time of birth is part of it, and the file
-// system's identity where that does not come from its device.
+// system's identity where that does not come from its device. Where numbers do not outlast a mount, directories
+// are told apart by the kind of their file system alone.
 func rootOf(path string) string {
 	var st unix.Statx_t
 	var fs unix.Statfs_t
@@ -38,11 +39,18 @@ func rootOf(path string) string {
 		return ""
 	}
 	id := fmt.Sprintf("%d born %d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec)
-	if fs.Type == unix.EXT4_SUPER_MAGIC || fs.Type == unix.BTRFS_SUPER_MAGIC { // of their UUIDs
+	switch hasID, lasts := lasting[int64(fs.Type)]; {
+	case !lasts:
+		return fmt.Sprintf("of type %x", fs.Type)
+	case hasID:
 		id += fmt.Sprintf(" in %x", fs.Fsid.Val)
 	}
 	return id
 }
+
+// lasting are the file systems whose inode numbers outlast a mount, by the type that statfs(2) gives, and
+// whether its ID does: it is of their UUID then.
+var lasting = map[int64]bool{unix.XFS_SUPER_MAGIC: false, unix.EXT4_SUPER_MAGIC: true, unix.BTRFS_SUPER_MAGIC: true}
 
 // rootsAt are those of the paths at which there is a directory.
 func rootsAt(paths map[string]string) map[string]string {
@@ -80,26 +88,30 @@ func (s *Service) noteRoots(now map[string]string) error {
 	return s.persist(func(r *record) { r.Roots = next })
 }
 
-// noteNone makes durable, before anything is made at their paths, which trees have no directory, and gives
-// these. What another was at, and may come back, stays archived before it is replaced.
-func (s *Service) noteNone(def Definition, paths map[string]string) (absent []string, err error) {
-	rec, none := s.snapshot(), map[string]string{}
+// noteFound makes durable, before anything is made at their paths, which trees have no directory, and gives
+// these. What another was at, and may come back, stays archived before it is replaced, and what a tree that is new to
+// the service finds there is, too: it is none of the service's.
+func (s *Service) noteFound(def Definition, paths map[string]string) (absent []string, err error) {
+	rec, found := s.snapshot(), map[string]string{}
 	for _, name := range def.Volumes {
 		path, ok := paths[name]
+		was, known := rec.Roots[name]
 		if _, err := os.Stat(path); ok && !errors.Is(err, fs.ErrNotExist) {
+			if !known && len(rec.Roots) > 0 && !isEmpty(path) { // before the first, archiveOwn sees to it
+				found[name] = rootForeign
+			}
 			continue
 		}
-		was := rec.Roots[name]
 		if slices.Contains(def.Binds, name) && was != rootNone && was != rootForeign {
 			return nil, api.Errorf(api.KindGeneric, "mount what it is on; if it is gone for good, make it again with a file in it: that is archived, and the directory filled as in the last generation",
 				"the directory of bind mount %s of service %s is not there on %s any more", name, s.name, s.Node)
 		}
 		absent = append(absent, name)
 		if was != rootForeign {
-			none[name] = rootNone
+			found[name] = rootNone
 		}
 	}
-	return absent, s.noteRoots(none)
+	return absent, s.noteRoots(found)
 }
 
 // noteMade makes durable that what was absent and is there now was made to be filled.
@@ -165,6 +177,9 @@ func (s *Service) checkMounted(ctx context.Context) error {
 	return s.checkEmpty(paths, fillAgain)
 }
 
+// archiveAgain is how long it takes until an archive that found no room is tried again.
+const archiveAgain = time.Minute
+
 // keepReplaced archives what is in the place of the service's directories on a standby, before it is
 // made what the generation says.
 func (s *Service) keepReplaced(ctx context.Context, m *replication.Manifest, paths map[string]string) error {
@@ -185,15 +200,22 @@ func (s *Service) keepReplaced(ctx context.Context, m *replication.Manifest, pat
 		}
 	}
 	if len(req.Roots) > 0 {
-		kept := "nothing of it differs from what was captured"
+		if time.Now().Before(s.noArchive) {
+			return s.noArchiveErr
+		}
+		of := strings.Join(slices.Sorted(maps.Keys(req.Roots)), ", ")
 		name, err := s.Replica.ArchiveReplaced(ctx, req)
+		if replication.NoSpace(err) { // all of it was read for that
+			s.noArchive, s.noArchiveErr = time.Now().Add(archiveAgain), api.Errorf(api.KindGeneric, "take it away from "+strings.Join(slices.Sorted(maps.Values(req.Roots)), ", ")+", or make room for it in the store; it is tried again each minute",
+				"what is in the place of volume %s of service %s on %s is another directory than the one that its data was in, and cannot be archived before it is replaced: %v", of, s.name, s.Node, err)
+			return s.noArchiveErr
+		}
 		if err != nil {
 			return err
 		}
 		if name != "" {
-			kept = fmt.Sprintf("it is archived as %[1]s: understudy restore %[2]s %[1]s --to DIR", name, s.name)
+			s.decide(api.EventDiverged, rec.Term, "another directory than the one that its data was in is at the path of volume %[1]s; it is archived as %[2]s: understudy restore %[3]s %[2]s --to DIR. It is made what the generation says", of, name, s.name)
 		}
-		s.decide(api.EventDiverged, rec.Term, "another directory than the one that its data was in is at the path of volume %s; %s. It is made what the generation says", strings.Join(slices.Sorted(maps.Keys(req.Roots)), ", "), kept)
 	}
 	none := map[string]string{} // to be filled: not archived again where that fails
 	for _, tree := range trees {
@@ -202,10 +224,11 @@ func (s *Service) keepReplaced(ctx context.Context, m *replication.Manifest, pat
 	return errors.Join(s.Replica.Recheck(), s.noteRoots(none))
 }
 
-// accept takes another directory for the active service's, which its containers have too, or it were not in q: somebody
-// has put it there while they did not run. What it was before stays.
-func (s *Service) accept(q replication.SealRequest) error {
-	now := rootsAt(q.Roots)
+// accept takes another directory, which is what was at the paths when that was looked at, for the active service's: its
+// containers have it too, or it were not in q. Somebody has put it there while they did not run. What it was before stays.
+func (s *Service) accept(q replication.SealRequest, at map[string]string) error {
+	now := maps.Clone(at)
+	maps.DeleteFunc(now, func(tree, _ string) bool { return q.Roots[tree] == "" })
 	trees := s.snapshot().replaced(now)
 	if len(trees) == 0 {
 		return nil
@@ -261,13 +284,13 @@ func (s *Service) astray(def Definition, paths map[string]string) (trees map[str
 
 // noteAstray keeps which trees the active node's containers have elsewhere, across a kill, too. Where they cannot be
 // looked at, or have ended, it is what was found last, and all that are in another directory than before.
-func (s *Service) noteAstray(def Definition, paths map[string]string) error {
+// at are the directories from before the look.
+func (s *Service) noteAstray(def Definition, paths, at map[string]string) error {
 	rec := s.snapshot()
 	if !rec.Dirty {
 		return nil
 	}
 	trees, _ := s.astray(def, paths)
-	at := rootsAt(paths)
 	replaced := rec.replaced(at)
 	var now []string
 	for _, tree := range def.Volumes {
@@ -292,7 +315,8 @@ func (s *Service) noteAstray(def Definition, paths map[string]string) error {
 // lastLookTime bounds it: the containers wait to be stopped.
 const lastLookTime = 300 * time.Millisecond
 
-// lastLook is before the containers are stopped. Podman need not answer: the definition is the one read last.
+// lastLook is before the containers are stopped: what they have at the paths is the service's. Podman need not
+// answer: the definition is the one read last.
 func (s *Service) lastLook(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lastLookTime)
 	defer cancel()
@@ -314,7 +338,13 @@ func (s *Service) lastLook(ctx context.Context) {
 	if err == nil {
 		var paths map[string]string
 		if paths, err = s.Runtime.VolumePaths(ctx, def.Volumes); err == nil {
-			err = s.noteAstray(def, paths)
+			at := rootsAt(paths)
+			if err = s.noteAstray(def, paths, at); err == nil && s.snapshot().Dirty {
+				for _, tree := range s.snapshot().Astray {
+					delete(paths, tree)
+				}
+				err = s.accept(replication.SealRequest{Term: s.snapshot().Term, Roots: paths}, at)
+			}
 		}
 	}
 	if err != nil {

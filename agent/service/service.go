@@ -68,33 +68,35 @@ type Service struct {
 	elsewhere  string    // what it said, when that is another node
 	mendedAt   time.Time // another node was sent what it had lost
 
-	mu        sync.Mutex // guards what follows
-	rec       record
-	health    api.Health
-	seen      map[string]Container             // containers as last inspected, by name
-	defined   Definition                       // active: as last read from Podman
-	undefined error                            // why it could not be read again
-	prepared  string                           // standby: definition (as string) realised and initialised last
-	blocked   []string                         // what keeps the standby from being prepared
-	complete  bool                             // standby: data and containers were here once, since the agent started
-	have      []string                         // image IDs that Podman had when it was asked last; nil: it was not
-	present   []string                         // image IDs the head needs and Podman has
-	missing   []string                         // image IDs the head needs and Podman has not
-	unready   map[string]grievance             // standby: what else stands against a takeover, by what it is about
-	cut       string                           // standby: gossip does not come from where Pacemaker says that the service is active
-	caveats   []string                         // what of the containers is carried, but not quite as it is
-	problem   string                           // of the last replication cycle
-	failed    failedHook                       // active: the after-capture that is owed
-	lagging   map[string]string                // peer → that it does not get what is new, and why
-	freshOf   replication.ID                   // standby: the head that freshAt is about
-	freshAt   time.Time                        // our clock: the live tree (active) or the head (standby) was current then
-	heardAt   time.Time                        // our clock: the active spoke last then
-	sockets   int                              // active: in the volumes, as of the last capture
-	lacks     int                              // what the store has lost, as last noted
-	suspects  map[replication.ID]store.Suspect // as last noted, by their first generation
-	spaceWas  string                           // how the store's disk stands, as last noted
-	score     int
-	scoreSet  bool // score was written to Pacemaker since the agent started
+	mu           sync.Mutex // guards what follows
+	rec          record
+	health       api.Health
+	seen         map[string]Container             // containers as last inspected, by name
+	defined      Definition                       // active: as last read from Podman
+	undefined    error                            // why it could not be read again
+	prepared     string                           // standby: definition (as string) realised and initialised last
+	blocked      []string                         // what keeps the standby from being prepared
+	complete     bool                             // standby: data and containers were here once, since the agent started
+	have         []string                         // image IDs that Podman had when it was asked last; nil: it was not
+	present      []string                         // image IDs the head needs and Podman has
+	missing      []string                         // image IDs the head needs and Podman has not
+	unready      map[string]grievance             // standby: what else stands against a takeover, by what it is about
+	cut          string                           // standby: gossip does not come from where Pacemaker says that the service is active
+	caveats      []string                         // what of the containers is carried, but not quite as it is
+	problem      string                           // of the last replication cycle
+	failed       failedHook                       // active: the after-capture that is owed
+	lagging      map[string]string                // peer → that it does not get what is new, and why
+	freshOf      replication.ID                   // standby: the head that freshAt is about
+	freshAt      time.Time                        // our clock: the live tree (active) or the head (standby) was current then
+	heardAt      time.Time                        // our clock: the active spoke last then
+	sockets      int                              // active: in the volumes, as of the last capture
+	lacks        int                              // what the store has lost, as last noted
+	suspects     map[replication.ID]store.Suspect // as last noted, by their first generation
+	spaceWas     string                           // how the store's disk stands, as last noted
+	noArchiveErr error                            // standby's loop, or whoever has stopped it: what found no room
+	noArchive    time.Time                        // and until when it is not tried again
+	score        int
+	scoreSet     bool // score was written to Pacemaker since the agent started
 }
 
 // Open loads a service's record and takes up what it finds: containers and

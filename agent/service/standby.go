@@ -185,7 +185,16 @@ func (s *Service) archiveOwn(ctx context.Context, def Definition) error {
 			s.decide(api.EventDiverged, 0, "the data that %[1]s had in volumes of this service before it became a standby is archived as %[2]s (understudy restore %[3]s %[2]s --to DIR); it is replaced by the active node's", s.Node, name, s.name)
 		}
 	}
-	return s.persist(func(r *record) { r.Origin, r.Adopted = false, true })
+	return s.persist(func(r *record) {
+		r.Origin, r.Adopted = false, true
+		r.Roots = maps.Clone(r.Roots)
+		if r.Roots == nil {
+			r.Roots = map[string]string{}
+		}
+		for name := range paths {
+			r.Roots[name] = rootNone // it is replaced now
+		}
+	})
 }
 
 // prepare makes everything that the definition names, and sets the containers
@@ -209,7 +218,10 @@ func (s *Service) prepare(ctx context.Context, def Definition) error {
 		return err
 	}
 	var changed []string
-	absent, err := s.noteNone(def, paths)
+	absent, err := s.noteFound(def, paths)
+	if err == nil && len(absent) > 0 { // what is made is empty, also where this is killed
+		err = s.Replica.Recheck()
+	}
 	if err == nil {
 		changed, err = s.Runtime.Realise(ctx, def.Bytes)
 		if len(absent) > 0 {
@@ -318,6 +330,14 @@ func (s *Service) applyTo(ctx context.Context, to replication.ID) error {
 		return err
 	}
 	// Before: what comes to be at a path meanwhile is another.
+	for name, id := range now {
+		if was, known := s.snapshot().Roots[name]; known && was != id { // at no generation
+			if err := s.Replica.Recheck(); err != nil {
+				return err
+			}
+			break
+		}
+	}
 	if err := s.noteRoots(now); err != nil {
 		return err
 	}

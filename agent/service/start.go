@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -151,6 +152,11 @@ func (s *Service) keepStray(ctx context.Context, outside bool) error {
 	if err != nil {
 		return err
 	}
+	if len(req.Missing) > 0 { // it is made again, and what is in its place archived, before this node is offered
+		s.mu.Lock()
+		s.complete = false
+		s.mu.Unlock()
+	}
 	res, archived, err := s.Replica.CheckTree(ctx, req, outside)
 	switch {
 	case err != nil:
@@ -169,36 +175,47 @@ func (s *Service) sealRequest(ctx context.Context, term uint64) (replication.Sea
 	if err != nil {
 		return replication.SealRequest{}, err
 	}
-	return s.sealRequestOf(ctx, term, def)
+	r, _, err := s.sealRequestOf(ctx, term, def)
+	return r, err
 }
 
-func (s *Service) sealRequestOf(ctx context.Context, term uint64, def Definition) (replication.SealRequest, error) {
+// sealRequestOf also gives the directories that it is of.
+func (s *Service) sealRequestOf(ctx context.Context, term uint64, def Definition) (r replication.SealRequest, at map[string]string, err error) {
 	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
-	r := replication.SealRequest{Term: term, Roots: paths, Definition: def.Bytes, Images: def.Images}
+	r = replication.SealRequest{Term: term, Roots: paths, Definition: def.Bytes, Images: def.Images}
 	if err != nil {
-		return r, err
+		return r, nil, err
 	}
-	if err := s.noteAstray(def, paths); err != nil {
-		return r, err
+	at = rootsAt(paths)
+	if err := s.noteAstray(def, paths, at); err != nil {
+		return r, nil, err
 	}
 	rec := s.snapshot()
-	replaced := rec.replaced(rootsAt(paths))
+	replaced := rec.replaced(at)
 	for _, v := range def.Volumes {
 		_, ok := paths[v]
-		// What is at its path is none of this (wentWithout, keepReplaced).
-		if slices.Contains(rec.Astray, v) || !rec.Dirty && slices.Contains(replaced, v) {
+		was, known := rec.Roots[v]
+		// What is at its path is none of this (wentWithout, keepReplaced), or was made and not filled yet.
+		if slices.Contains(rec.Astray, v) || !rec.Dirty && (slices.Contains(replaced, v) || known && (was == rootNone || was == rootForeign)) {
 			delete(r.Roots, v)
+			delete(at, v)
 			r.Missing = append(r.Missing, v)
 			continue
 		}
 		if !ok && slices.Contains(def.Binds, v) { // its file system may not be mounted, and hold what nobody has
-			return r, api.Errorf(api.KindGeneric, "mount what it is on, or put it back as it was", "the directory of bind mount %s of service %s is not there on %s", v, s.name, s.Node)
+			return r, nil, api.Errorf(api.KindGeneric, "mount what it is on, or put it back as it was", "the directory of bind mount %s of service %s is not there on %s", v, s.name, s.Node)
 		}
 		if !ok {
 			r.Missing = append(r.Missing, v)
 		}
 	}
-	return r, nil
+	r.Still = func() error {
+		if maps.Equal(at, rootsAt(r.Roots)) {
+			return nil
+		}
+		return api.Errorf(api.KindGeneric, "put it back as it was", "a directory of service %s was replaced on %s while it was captured", s.name, s.Node)
+	}
+	return r, at, nil
 }
 
 // gone says that the service's definition names volumes that are not here.
@@ -306,7 +323,7 @@ func (s *Service) reserve(ctx context.Context) error {
 // it are gone, and where what was left of it is.
 func (s *Service) wentWithout(req replication.SealRequest, archived string) {
 	s.mu.Lock()
-	s.prepared = "" // it is made again
+	s.prepared, s.complete = "", false // it is made again
 	astray := s.rec.Astray
 	s.mu.Unlock()
 	// Also of what is not there: where it comes back, it is not what the node went on from.

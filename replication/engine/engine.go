@@ -195,6 +195,9 @@ func (e *Engine) sealLocked(ctx context.Context, r replication.SealRequest) (rep
 		Freezer: r.Freezer, FreezeMax: r.FreezeMax, Froze: e.noteFreeze, Loose: r.Loose, Quiesce: r.Quiesce, Sink: pack, Content: e.store.Get, Hints: e.hints(r), Processes: r.Processes,
 	})
 	captured := time.Now()
+	if err == nil && r.Still != nil {
+		err = r.Still()
+	}
 	unchanged := errors.Is(err, replication.ErrUnchanged)
 	if err != nil && !unchanged {
 		return replication.SealResult{}, err

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -216,6 +217,24 @@ func TestUnchangedSealsNothing(t *testing.T) {
 	res, err := a.Seal(t.Context(), r)
 	if err != nil || !res.New || a.Applied() != res.ID {
 		t.Errorf("final: %+v, %v; the tree is at %s", res, err, a.Applied())
+	}
+}
+
+// TestNotStill: what was captured of a directory that is another by then is no generation.
+func TestNotStill(t *testing.T) {
+	a, _ := pair(t)
+	a.write("file", "of another")
+	r := a.request(1)
+	moved := errors.New("moved")
+	r.Still = func() error { return moved }
+	if res, err := a.Seal(t.Context(), r); !errors.Is(err, moved) || res.New {
+		t.Errorf("sealed: %+v, %v", res, err)
+	}
+	if head, err := a.Head(); err != nil || head.String() != "1.1" {
+		t.Errorf("the head is %s: %v", head, err)
+	}
+	if id := a.seal(1); id.String() != "1.2" {
+		t.Errorf("afterwards it is sealed as %s", id)
 	}
 }
 

@@ -197,10 +197,12 @@ func (e *Engine) ArchiveTree(ctx context.Context, r replication.SealRequest) (st
 
 // archive archives how the live trees differ from base, if they do. Where they do,
 // the next Apply looks at the whole trees.
-func (e *Engine) archive(ctx context.Context, r replication.SealRequest, base *replication.Manifest) (string, error) {
+func (e *Engine) archive(ctx context.Context, r replication.SealRequest, base *replication.Manifest) (name string, err error) {
 	e.lockWork()
 	defer e.work.Unlock()
-	pack := e.store.NewPack()
+	pack := e.newPack(replication.SealRequest{})
+	defer e.sentAhead()
+	defer func() { e.noRoom(err) }()
 	defer pack.Abort()
 	asOf := time.Now()
 	res, err := e.capturer.Capture(ctx, capture.Request{Volumes: volumes(r.Roots), Base: base, Index: e.indexOf(base), Sink: pack, Content: e.store.Get})
@@ -222,8 +224,7 @@ func (e *Engine) archive(ctx context.Context, r replication.SealRequest, base *r
 	if len(r.Missing) > 0 && base != nil && len(m.DeltaFrom(base).Volumes) == 0 { // base has what is here
 		return "", e.applier.SetApplied(replication.ID{})
 	}
-	name, err := e.store.Diverge(m)
-	if err != nil {
+	if name, err = e.store.Diverge(m); err != nil {
 		return "", err
 	}
 	return name, e.applier.SetApplied(replication.ID{})

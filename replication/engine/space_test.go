@@ -3,6 +3,7 @@ package engine
 import (
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -22,11 +23,17 @@ import (
 // replication 4.
 func cramped(t *testing.T) *side {
 	t.Helper()
+	return crampedIn(t, 24)
+}
+
+// crampedIn is the same on another number of MiB.
+func crampedIn(t *testing.T, size int) *side {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting a small file system needs root")
 	}
 	root := t.TempDir()
-	if err := unix.Mount("understudy-test", root, "tmpfs", 0, "size=24m"); err != nil {
+	if err := unix.Mount("understudy-test", root, "tmpfs", 0, fmt.Sprintf("size=%dm", size)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(root, unix.MNT_DETACH) })
@@ -164,11 +171,11 @@ func TestReplicationGivesWayNext(t *testing.T) {
 // TestTooMuchForTheDisk: a generation that does not fit leaves the store as it was, also what
 // it has taken.
 func TestTooMuchForTheDisk(t *testing.T) {
-	s := cramped(t)
+	s := crampedIn(t, 160) // of which packs take 64
 	s.noise("file", 1<<20)
 	s.seal(1)
 	before := s.room()
-	s.noise("large", 40<<20)
+	s.noise("large", 200<<20)
 	if _, err := s.Seal(t.Context(), s.request(1)); !replication.NoSpace(err) {
 		t.Fatalf("%v", err)
 	}
@@ -181,6 +188,22 @@ func TestTooMuchForTheDisk(t *testing.T) {
 	}
 	s.write("file", "goes on")
 	s.seal(1)
+}
+
+// TestTooMuchToArchive: the same of what is to be archived.
+func TestTooMuchToArchive(t *testing.T) {
+	s := crampedIn(t, 160) // of which packs take 64
+	s.noise("file", 1<<20)
+	s.seal(1)
+	before := s.room()
+	s.noise("large", 200<<20)
+	if name, err := s.ArchiveReplaced(t.Context(), s.request(1)); !replication.NoSpace(err) {
+		t.Fatalf("archived as %q: %v", name, err)
+	}
+	s.pruneNow()
+	if r := s.room(); r.Free < before.Free-1<<20 {
+		t.Errorf("%d MiB were free, %d are", before.Free>>20, r.Free>>20)
+	}
 }
 
 // TestRepack: the packs of many small generations become few, once they are old enough, and
