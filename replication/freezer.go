@@ -36,7 +36,7 @@ type SealRequest struct {
 	Term       uint64
 	Final      bool                  // the containers are stopped; nothing follows in this term
 	Roots      map[string]string     // volume name → path of its root
-	Missing    []string              // volumes of the definition that this node has no more: nothing is sealed without them
+	Missing    []string              // volumes of the definition that are not among Roots: not here, or at their path is not theirs; nothing is sealed without them
 	Definition []byte                // opaque; part of the generation
 	Images     []string              // image IDs the definition needs
 	Freezer    Freezer               // nil: the containers are stopped, or Loose

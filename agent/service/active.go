@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -97,14 +96,7 @@ func signal(c chan<- struct{}) {
 // content that can be sent while the rest is read.
 func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealResult, error) {
 	rec := s.snapshot()
-	def, err := s.activeDefinition(ctx)
-	if err != nil {
-		return replication.SealResult{}, err
-	}
-	q, at, err := s.sealRequestOf(ctx, rec.Term, def)
-	if err = errors.Join(err, s.gone(q)); err == nil {
-		err = s.accept(q, at)
-	}
+	q, at, err := s.toSeal(ctx, rec.Term)
 	if err != nil {
 		return replication.SealResult{}, err
 	}
@@ -128,8 +120,8 @@ func (s *Service) cycle(ctx context.Context, packed func()) (replication.SealRes
 	return res, s.noteRoots(at)
 }
 
-// activeDefinition is read from Podman when an event says that it may have changed.
-func (s *Service) activeDefinition(ctx context.Context) (Definition, error) {
+// definition is the one read last, else read from Podman (localDefinition); containers' events make it forgotten.
+func (s *Service) definition(ctx context.Context) (Definition, error) {
 	s.mu.Lock()
 	def := s.defined
 	s.mu.Unlock()

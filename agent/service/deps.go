@@ -175,8 +175,8 @@ type Replica interface {
 	ArchiveTree(ctx context.Context, req replication.SealRequest) (string, error)
 	// ArchiveForeign archives what somebody wrote to a standby's live trees; "": nothing was.
 	ArchiveForeign(ctx context.Context, req replication.SealRequest) (string, error)
-	// ArchiveReplaced archives what is in directories that are none of the service's; "": nothing but what the head has.
-	ArchiveReplaced(ctx context.Context, req replication.SealRequest) (string, error)
+	// ArchiveOther archives what is in directories that are none of the service's; "": nothing but what the head has.
+	ArchiveOther(ctx context.Context, req replication.SealRequest) (string, error)
 	// Suspects are what was received and looks like an attack, the oldest first.
 	Suspects() []store.Suspect
 	// Lacks counts what the disk has forgotten and no other node has sent again yet.

@@ -12,9 +12,9 @@
 //   - "dirty" is durable before the first container of a promotion starts, and is
 //     cleared only when what the containers wrote is sealed in a generation. A dirty
 //     node that starts seals first: so a returning former active loses nothing.
-//   - What is at a tree's path counts only while it is the directory that the
-//     service's data was in (roots.go): what else is there is neither sealed as
-//     the service's nor replaced before it is archived.
+//   - What is at a tree's path counts only while it is the directory that the service's data was in, or that
+//     its running containers are seen to have (roots.go, seal.go): then the generation from before is pinned.
+//     Whatever else is there is not sealed, and is archived before it is replaced.
 //   - One promote, demote, start or stop at a time per service. Stop and demote
 //     cancel a promotion that is under way: they are the safe direction.
 //   - Loops never hold the operation lock. An operation stops the loop that would

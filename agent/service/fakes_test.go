@@ -628,7 +628,7 @@ func (r replica) ArchiveTree(context.Context, replication.SealRequest) (string, 
 	return "0.1", nil
 }
 
-func (r replica) ArchiveReplaced(context.Context, replication.SealRequest) (name string, err error) {
+func (r replica) ArchiveOther(context.Context, replication.SealRequest) (name string, err error) {
 	r.n.with(func() {
 		if name, err = "archive", r.n.archiveErr; err != nil {
 			r.n.refused++

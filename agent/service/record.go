@@ -42,8 +42,8 @@ type record struct {
 	Base     string   `json:"base"`               // generation that Term started from
 	Restore  string   `json:"restore,omitempty"`  // generation that the next promotion here goes back to
 	Quiesced []string `json:"quiesced,omitempty"` // active: the after-capture that is owed since a before-capture (consistency.go)
-	Astray   []string `json:"astray,omitempty"`   // dirty: trees in whose place a container has, or had last, another directory (roots.go)
-	// Roots are the directories that the trees are in, when a generation was last captured or applied here (roots.go).
+	Astray   []string `json:"astray,omitempty"`   // dirty: trees of which what is at the path is not sealed; they become rootOther when dirty ends (settleAstray)
+	// Roots say in which directory each tree was when it was last captured or applied here, or rootToFill or rootOther (roots.go).
 	Roots   map[string]string `json:"directories,omitempty"`
 	FreshAt int64             `json:"fresh_at"` // Unix ns, our clock: the head was current until then at least
 	HeardAt int64             `json:"heard_at"` // Unix ns, our clock: an active peer was last heard of

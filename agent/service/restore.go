@@ -100,8 +100,8 @@ func (s *Service) restoreActive(ctx context.Context, rec record, res *api.Restor
 
 // takeBack does steps 1 to 4; committed: the old content is the head.
 func (s *Service) takeBack(ctx context.Context, rec record, res *api.RestoreResult) (committed bool, err error) {
-	req, err := s.sealRequest(ctx, rec.Term)
-	if err = errors.Join(err, s.gone(req)); err != nil {
+	req, _, err := s.toSeal(ctx, rec.Term)
+	if err != nil {
 		return false, err
 	}
 	if err := s.stopContainers(ctx, rec.Spec); err != nil {

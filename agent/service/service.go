@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -61,42 +60,42 @@ type Service struct {
 	after func(time.Duration) <-chan time.Time // time.After, but for tests
 
 	// Used by the standby loop alone, and while none runs:
-	handedOver time.Time // of the last demotion
-	whole      bool      // an image without the layers present was refused
-	imagesAt   time.Time // Podman was asked for its images
-	askedAt    time.Time // Pacemaker was asked who is active
-	elsewhere  string    // what it said, when that is another node
-	mendedAt   time.Time // another node was sent what it had lost
+	handedOver   time.Time // of the last demotion
+	whole        bool      // an image without the layers present was refused
+	imagesAt     time.Time // Podman was asked for its images
+	askedAt      time.Time // Pacemaker was asked who is active
+	elsewhere    string    // what it said, when that is another node
+	mendedAt     time.Time // another node was sent what it had lost
+	noArchive    time.Time // an archive that found no room is not tried again until then
+	noArchiveErr error     // what it said
 
-	mu           sync.Mutex // guards what follows
-	rec          record
-	health       api.Health
-	seen         map[string]Container             // containers as last inspected, by name
-	defined      Definition                       // active: as last read from Podman
-	undefined    error                            // why it could not be read again
-	prepared     string                           // standby: definition (as string) realised and initialised last
-	blocked      []string                         // what keeps the standby from being prepared
-	complete     bool                             // standby: data and containers were here once, since the agent started
-	have         []string                         // image IDs that Podman had when it was asked last; nil: it was not
-	present      []string                         // image IDs the head needs and Podman has
-	missing      []string                         // image IDs the head needs and Podman has not
-	unready      map[string]grievance             // standby: what else stands against a takeover, by what it is about
-	cut          string                           // standby: gossip does not come from where Pacemaker says that the service is active
-	caveats      []string                         // what of the containers is carried, but not quite as it is
-	problem      string                           // of the last replication cycle
-	failed       failedHook                       // active: the after-capture that is owed
-	lagging      map[string]string                // peer → that it does not get what is new, and why
-	freshOf      replication.ID                   // standby: the head that freshAt is about
-	freshAt      time.Time                        // our clock: the live tree (active) or the head (standby) was current then
-	heardAt      time.Time                        // our clock: the active spoke last then
-	sockets      int                              // active: in the volumes, as of the last capture
-	lacks        int                              // what the store has lost, as last noted
-	suspects     map[replication.ID]store.Suspect // as last noted, by their first generation
-	spaceWas     string                           // how the store's disk stands, as last noted
-	noArchiveErr error                            // standby's loop, or whoever has stopped it: what found no room
-	noArchive    time.Time                        // and until when it is not tried again
-	score        int
-	scoreSet     bool // score was written to Pacemaker since the agent started
+	mu        sync.Mutex // guards what follows
+	rec       record
+	health    api.Health
+	seen      map[string]Container             // containers as last inspected, by name
+	defined   Definition                       // active: as last read from Podman
+	undefined error                            // why it could not be read again
+	prepared  string                           // standby: definition (as string) realised and initialised last
+	blocked   []string                         // what keeps the standby from being prepared
+	complete  bool                             // standby: data and containers were here once, since the agent started
+	have      []string                         // image IDs that Podman had when it was asked last; nil: it was not
+	present   []string                         // image IDs the head needs and Podman has
+	missing   []string                         // image IDs the head needs and Podman has not
+	unready   map[string]grievance             // standby: what else stands against a takeover, by what it is about
+	cut       string                           // standby: gossip does not come from where Pacemaker says that the service is active
+	caveats   []string                         // what of the containers is carried, but not quite as it is
+	problem   string                           // of the last replication cycle
+	failed    failedHook                       // active: the after-capture that is owed
+	lagging   map[string]string                // peer → that it does not get what is new, and why
+	freshOf   replication.ID                   // standby: the head that freshAt is about
+	freshAt   time.Time                        // our clock: the live tree (active) or the head (standby) was current then
+	heardAt   time.Time                        // our clock: the active spoke last then
+	sockets   int                              // active: in the volumes, as of the last capture
+	lacks     int                              // what the store has lost, as last noted
+	suspects  map[replication.ID]store.Suspect // as last noted, by their first generation
+	spaceWas  string                           // how the store's disk stands, as last noted
+	score     int
+	scoreSet  bool // score was written to Pacemaker since the agent started
 }
 
 // Open loads a service's record and takes up what it finds: containers and
@@ -322,16 +321,7 @@ func (s *Service) persist(change func(*record)) error {
 	if next.Role != api.RoleActive {
 		next.Quiesced = nil // no container runs: what held in one has ended with it
 	}
-	if !next.Dirty && len(next.Astray) > 0 { // the service goes on without what it had there
-		next.Roots = maps.Clone(next.Roots)
-		if next.Roots == nil {
-			next.Roots = map[string]string{}
-		}
-		for _, tree := range next.Astray {
-			next.Roots[tree] = rootForeign
-		}
-		next.Astray = nil
-	}
+	next.settleAstray()
 	if err := next.save(s.Dir); err != nil {
 		return api.Errorf(api.KindGeneric, "free space on the node's disk, or see dmesg for I/O errors", "service %s: its record cannot be written: %v", s.name, err)
 	}

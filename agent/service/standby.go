@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/understudy-ha/understudy/agent/api"
@@ -70,12 +69,13 @@ func (s *Service) standbyOnce(ctx context.Context) error {
 	if err := errors.Join(s.takeMembers(def), s.archiveOwn(ctx, def)); err != nil {
 		return err
 	}
+	// Before what is prepared: after that it may not be known any more what the trees are at.
+	if err := s.keepForeign(ctx); err != nil {
+		return err
+	}
 	var prepErr error
 	if time.Since(s.handedOver) > calm {
 		prepErr = s.prepare(ctx, def)
-	}
-	if err := s.keepForeign(ctx); err != nil {
-		return errors.Join(err, prepErr)
 	}
 	// Data that can be applied is applied also where a container cannot be made yet.
 	applyErr := s.follow(ctx)
@@ -192,101 +192,9 @@ func (s *Service) archiveOwn(ctx context.Context, def Definition) error {
 			r.Roots = map[string]string{}
 		}
 		for name := range paths {
-			r.Roots[name] = rootNone // it is replaced now
+			r.Roots[name] = rootToFill // it is replaced now
 		}
 	})
-}
-
-// prepare makes everything that the definition names, and sets the containers
-// up so that a takeover has only to start their processes.
-func (s *Service) prepare(ctx context.Context, def Definition) error {
-	if done, err := s.isPrepared(ctx, def); err != nil || done {
-		return err
-	}
-	s.tidy.Wait()
-	// A new container copies its image's files into a volume that was never mounted.
-	// The tree is at no generation from before the container can be made.
-	if missing, err := s.missingContainers(ctx, s.snapshot().Spec); err != nil {
-		return err
-	} else if len(missing) > 0 {
-		if err := s.Replica.Recheck(); err != nil {
-			return err
-		}
-	}
-	paths, err := s.Runtime.VolumePaths(ctx, def.Volumes)
-	if err != nil {
-		return err
-	}
-	var changed []string
-	absent, err := s.noteFound(def, paths)
-	if err == nil && len(absent) > 0 { // what is made is empty, also where this is killed
-		err = s.Replica.Recheck()
-	}
-	if err == nil {
-		changed, err = s.Runtime.Realise(ctx, def.Bytes)
-		if len(absent) > 0 {
-			err = errors.Join(err, s.noteMade(ctx, def, absent))
-		}
-	}
-	if len(changed) > 0 {
-		s.log.Info("made as on the active node", "what", strings.Join(changed, ", "))
-		if err := s.Replica.Recheck(); err != nil {
-			return err
-		}
-	}
-	down := false
-	if err == nil {
-		down, err = s.setUpAgain(ctx, def)
-	}
-	if down { // what is there is at no generation
-		err = errors.Join(err, s.Replica.Recheck())
-	}
-	if err == nil {
-		err = s.initialise(ctx)
-		if def.Chowns { // also where it failed half-way
-			err = errors.Join(err, s.Replica.Recheck())
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if ctx.Err() != nil {
-		return ctx.Err() // cut short: that says nothing of the next time
-	}
-	if err != nil {
-		s.blocked = []string{err.Error()}
-		return err
-	}
-	s.blocked, s.prepared = nil, string(def.Bytes)
-	return nil
-}
-
-func (s *Service) initialise(ctx context.Context) error {
-	for _, name := range s.snapshot().Spec.Containers {
-		err := s.Runtime.Init(ctx, name)
-		if errors.Is(err, ErrNeedsAddress) {
-			s.log.Warn("a container publishes a port on the virtual IP alone and cannot be set up ahead: its takeover takes longer", "container", name)
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("container %s cannot be set up on %s: %w", name, s.Node, err)
-		}
-	}
-	return nil
-}
-
-// checkPrepared looks whether what was set up still is.
-func (s *Service) checkPrepared(ctx context.Context) {
-	err := s.refresh(ctx)
-	if ctx.Err() == nil {
-		s.unreadyBecause("Podman", err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, name := range s.rec.Spec.Containers {
-		if c, ok := s.seen[name]; !ok || !c.Initialised {
-			s.prepared = ""
-		}
-	}
 }
 
 // follow brings a standby's live tree to where it is to be.
@@ -326,7 +234,7 @@ func (s *Service) applyTo(ctx context.Context, to replication.ID) error {
 		}
 	}
 	now := rootsAt(paths)
-	if err := s.keepReplaced(ctx, m, paths); err != nil {
+	if err := s.keepOther(ctx, m, paths, now); err != nil {
 		return err
 	}
 	// Before: what comes to be at a path meanwhile is another.

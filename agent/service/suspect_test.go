@@ -151,6 +151,30 @@ func TestForeignWritesAreKept(t *testing.T) {
 	})
 }
 
+// TestForeignWhereSomethingIsMade: also where a container has to be made again, after which the trees are at no
+// generation.
+func TestForeignWhereSomethingIsMade(t *testing.T) {
+	n, s, _, was := aged(t)
+	must(t, s, api.ActionDemote)
+	s.loop.stop()
+	s.handedOver = time.Now().Add(-time.Minute)
+	if err := s.standbyOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.with(func() {
+		n.tree += 100
+		delete(n.states, "web")
+	})
+	s.prepared = ""
+	s.KeepForeign()
+	if err := s.standbyOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n.archived != was+110 {
+		t.Errorf("archived is version %d, and not %d", n.archived, was+110)
+	}
+}
+
 // ArchiveForeign archives a tree that is not what was applied.
 func (r replica) ArchiveForeign(context.Context, replication.SealRequest) (name string, err error) {
 	r.n.with(func() {

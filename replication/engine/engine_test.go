@@ -434,11 +434,11 @@ func TestArchiveOfWhatIsInAnotherDirectory(t *testing.T) {
 	if err := b.Recheck(); err != nil {
 		t.Fatal(err)
 	}
-	if name, err := b.ArchiveReplaced(t.Context(), b.request(0)); err != nil || name != "" {
+	if name, err := b.ArchiveOther(t.Context(), b.request(0)); err != nil || name != "" {
 		t.Errorf("what the head has is archived as %q: %v", name, err)
 	}
 	b.write("file", "three")
-	name, err := b.ArchiveReplaced(t.Context(), b.request(0))
+	name, err := b.ArchiveOther(t.Context(), b.request(0))
 	if err != nil || name != "1.3.1" || b.diverged(name) != "file=three" {
 		t.Errorf("archived as %q: %v", name, err)
 	}

@@ -21,7 +21,8 @@ import (
 // generation that arrives starts the history anew). Killed in between, it is done again: archiving the
 // same content twice is archiving it once.
 //
-// The live trees were sealed before: the caller starts no container in between.
+// What the live trees hold beyond that may not be sealed yet: it is archived after it (lastOwn). The caller starts
+// no container in between.
 func (e *Engine) Realign(ctx context.Context, base replication.ID) (archived []string, err error) {
 	e.lockWork()
 	defer e.work.Unlock()
@@ -96,8 +97,8 @@ func (e *Engine) Ends() map[uint64]uint64 {
 // ended without a final capture: the node went down. Where nobody has been
 // promoted since, as far as the store knows, it is sealed as the term's next
 // generation, and archived is empty. Where the store knows of a newer term, and be it since
-// the trees began to be read, it belongs to no chain any more: it is archived as
-// diverged, or it is nothing (ErrUnchanged is not returned: both results are empty).
+// the trees began to be read, it belongs to no chain any more, and where a volume is missing, it is no
+// generation: it is archived as diverged, or it is nothing (ErrUnchanged is not returned: both results are empty).
 func (e *Engine) SealDirty(ctx context.Context, r replication.SealRequest) (res replication.SealResult, archived string, err error) {
 	newest, err := e.store.Term()
 	if err != nil {
@@ -114,7 +115,7 @@ func (e *Engine) SealDirty(ctx context.Context, r replication.SealRequest) (res 
 
 // CheckTree looks, by stat alone where it can, whether the live trees are still at
 // the generation that was applied last. Changes made while the service was out of
-// the cluster's hands are kept: sealed where this node's term is the newest, else
+// the cluster's hands are kept: sealed where this node's term is the newest and no volume is missing, else
 // archived as diverged. sure: look also where that means to read everything.
 // Both results are empty when there is nothing, or nothing to compare with.
 func (e *Engine) CheckTree(ctx context.Context, r replication.SealRequest, sure bool) (res replication.SealResult, archived string, err error) {
@@ -153,7 +154,7 @@ func (e *Engine) CheckTree(ctx context.Context, r replication.SealRequest, sure 
 func (e *Engine) ArchiveForeign(ctx context.Context, r replication.SealRequest) (string, error) {
 	at := e.Applied()
 	if at.IsZero() {
-		return "", nil // then the next Apply compares everything, and so did this one's caller
+		return "", nil // they are at no generation: what is foreign in them cannot be told
 	}
 	base, err := e.store.Load(at)
 	if err != nil {
@@ -166,9 +167,9 @@ func (e *Engine) ArchiveForeign(ctx context.Context, r replication.SealRequest) 
 	return name, e.Recheck()
 }
 
-// ArchiveReplaced archives what lies in other directories than the trees were in; "": all
+// ArchiveOther archives what lies in other directories than the trees were in; "": all
 // of it is as in the head. The next Apply looks at the whole trees.
-func (e *Engine) ArchiveReplaced(ctx context.Context, r replication.SealRequest) (string, error) {
+func (e *Engine) ArchiveOther(ctx context.Context, r replication.SealRequest) (string, error) {
 	head, err := e.HeadManifest()
 	if err != nil {
 		return "", err

@@ -197,7 +197,7 @@ func TestTooMuchToArchive(t *testing.T) {
 	s.seal(1)
 	before := s.room()
 	s.noise("large", 200<<20)
-	if name, err := s.ArchiveReplaced(t.Context(), s.request(1)); !replication.NoSpace(err) {
+	if name, err := s.ArchiveOther(t.Context(), s.request(1)); !replication.NoSpace(err) {
 		t.Fatalf("archived as %q: %v", name, err)
 	}
 	s.pruneNow()

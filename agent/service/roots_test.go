@@ -422,6 +422,11 @@ func TestStartedByHandWithAnother(t *testing.T) {
 	if _, err := s.Replicate(t.Context()); err == nil || !strings.Contains(err.Error(), "mount its file system") {
 		t.Errorf("captured: %v", err)
 	}
+	if _, _, err := restore(s, old.String()); err == nil || !strings.Contains(err.Error(), "mount its file system") {
+		t.Errorf("taken back, with what cannot be captured before: %v", err)
+	}
+	s.loop.stop()
+	wantActive(t, n, s)
 	if err := os.WriteFile(filepath.Join(n.root, "f"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -530,7 +535,7 @@ func TestReplacedMeanwhile(t *testing.T) {
 		n, s, _, _ := aged(t)
 		must(t, s, api.ActionDemote)
 		s.loop.stop()
-		if err := s.persist(func(r *record) { r.Roots = map[string]string{"data": rootNone} }); err != nil { // the first time
+		if err := s.persist(func(r *record) { r.Roots = map[string]string{"data": rootToFill} }); err != nil { // the first time
 			t.Fatal(err)
 		}
 		n.meanwhile = func() { swap(t, n.root, "other") }
@@ -569,11 +574,50 @@ func TestBindIsNotMounted(t *testing.T) {
 	}
 }
 
+// TestDirectoryIsGoneAtTheStart: Podman knows the volume, and its directory is not there. On a node that went down while
+// it was active, it may hold what nobody has.
+func TestDirectoryIsGoneAtTheStart(t *testing.T) {
+	for name, dirty := range map[string]bool{"a former active": true, "a standby": false} {
+		t.Run(name, func(t *testing.T) {
+			n, s, _, _ := aged(t)
+			if !dirty {
+				must(t, s, api.ActionDemote)
+				s.loop.stop()
+				if err := s.follow(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.loop.stop()
+			n.with(func() {
+				for c := range n.states {
+					n.states[c] = "created"
+				}
+				clear(n.held)
+			})
+			if err := errors.Join(s.persist(func(r *record) { r.BootID = "another" }), os.Rename(n.root, n.root+".old")); err != nil {
+				t.Fatal(err)
+			}
+			s = n.agent()
+			_, _, err := do(s, api.ActionStart)
+			if refused := err != nil && strings.Contains(err.Error(), "mount what it is on"); refused != dirty || s.snapshot().Dirty != dirty {
+				t.Fatalf("started: %v", err)
+			}
+			if s.loop.stop(); dirty {
+				return
+			}
+			s.handedOver = time.Now().Add(-time.Minute)
+			if err := s.standbyOnce(t.Context()); err != nil || n.tree == empty {
+				t.Errorf("%v, the tree is version %d", err, n.tree)
+			}
+		})
+	}
+}
+
 // TestBindThatNeverWas: nor is that refused at the start whose directory was never here.
 func TestBindThatNeverWas(t *testing.T) {
 	n, s, _, _ := aged(t)
 	must(t, s, api.ActionDemote, api.ActionStop)
-	if err := s.persist(func(r *record) { r.Roots = map[string]string{"data": rootNone} }); err != nil {
+	if err := s.persist(func(r *record) { r.Roots = map[string]string{"data": rootToFill} }); err != nil {
 		t.Fatal(err)
 	}
 	n.bound.Store(true)
@@ -591,8 +635,8 @@ func TestNewTree(t *testing.T) {
 		"new":            {map[string]string{"other": "1"}, 1},
 		"not known":      {nil, 0},
 		"known":          {map[string]string{"other": "1", "data": "?"}, 0},
-		"to be filled":   {map[string]string{"other": "1", "data": rootNone}, 0},
-		"of another yet": {map[string]string{"other": "1", "data": rootForeign}, 1},
+		"to be filled":   {map[string]string{"other": "1", "data": rootToFill}, 0},
+		"of another yet": {map[string]string{"other": "1", "data": rootOther}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, s, _, _ := aged(t)
@@ -625,7 +669,7 @@ func TestOwnDataIsArchivedOnce(t *testing.T) {
 	s.loop.stop()
 	s.handedOver = time.Now().Add(-time.Minute)
 	s.prepared = ""
-	if err := s.persist(func(r *record) { r.Adopted, r.Roots = false, map[string]string{"other": rootNone} }); err != nil {
+	if err := s.persist(func(r *record) { r.Adopted, r.Roots = false, map[string]string{"other": rootToFill} }); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
