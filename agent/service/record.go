@@ -8,6 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/understudy-ha/understudy/agent/api"
 	"github.com/understudy-ha/understudy/replication/durable"
@@ -121,6 +124,7 @@ func Remembered(dir, service string) (api.Spec, error) {
 // MarkStopped records that an offline stop took the service off this node. Dirty
 // stays: what was written is sealed at the next start.
 func MarkStopped(dir, service string) error {
+	defer lockRecords(dir)()
 	r, err := load(dir, service)
 	if err != nil || r.Role == api.RoleStopped && r.Step == stepNone {
 		return err
@@ -163,11 +167,27 @@ func (s *Service) onDisk() (r record, evicted bool) {
 	return r, err == nil && r.Role == api.RoleStopped && r.Step == stepNone
 }
 
-// evicted: what the background work learns must not take back what an offline stop recorded.
-func (s *Service) evicted() bool {
-	if rec := s.snapshot(); rec.Role == api.RoleStopped {
+// takesBack says whether to write next would take back what an offline stop recorded and nobody has heeded yet: what
+// background work learns must not. An operation has heeded it before it began. The records are locked.
+func (s *Service) takesBack(now, next record) bool {
+	if now.Role == api.RoleStopped || now.Step != stepNone || next.Step != stepNone || isGone(recordPath(s.Dir, s.name)) {
 		return false
 	}
-	_, yes := s.onDisk()
-	return yes
+	_, evicted := s.onDisk()
+	return evicted
+}
+
+// lockWait is how long records wait for another process that writes one: it may hang, and a stop must not.
+const lockWait = time.Second
+
+// lockRecords keeps other processes from writing a record in dir meanwhile, as far as that can be had in time.
+func lockRecords(dir string) (unlock func()) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return func() {}
+	}
+	for end := time.Now().Add(lockWait); unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	return func() { _ = d.Close() } // which unlocks
 }

@@ -104,7 +104,7 @@ func (s *Service) noteRoots(now map[string]string) error {
 		next = map[string]string{}
 	}
 	maps.Copy(next, now)
-	if maps.Equal(next, s.snapshot().Roots) || s.evicted() {
+	if maps.Equal(next, s.snapshot().Roots) {
 		return nil
 	}
 	return s.persist(func(r *record) { r.Roots = next })

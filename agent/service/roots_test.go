@@ -646,6 +646,7 @@ func TestNewTree(t *testing.T) {
 			if id, ok := test.roots["data"]; ok && id == "?" {
 				test.roots["data"] = rootOf(n.root)
 			}
+			s.tidy.Wait()
 			s.prepared = ""
 			if err := s.persist(func(r *record) { r.Roots = test.roots }); err != nil {
 				t.Fatal(err)
@@ -668,6 +669,7 @@ func TestOwnDataIsArchivedOnce(t *testing.T) {
 	must(t, s, api.ActionDemote)
 	s.loop.stop()
 	s.handedOver = time.Now().Add(-time.Minute)
+	s.tidy.Wait()
 	s.prepared = ""
 	if err := s.persist(func(r *record) { r.Adopted, r.Roots = false, map[string]string{"other": rootToFill} }); err != nil {
 		t.Fatal(err)

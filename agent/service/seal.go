@@ -219,13 +219,16 @@ func (s *Service) noteAstray(def Definition, paths, at map[string]string) error 
 		}
 	}
 	slices.Sort(now)
-	if slices.Equal(now, rec.Astray) || s.evicted() {
+	if slices.Equal(now, rec.Astray) {
 		return nil
+	}
+	if err := s.persist(func(r *record) { r.Astray = now }); err != nil {
+		return err
 	}
 	if len(now) > 0 {
 		s.decide(api.EventReplication, rec.Term, "what is at the path of volume %s is not what the containers have or had; nothing is captured", strings.Join(now, ", "))
 	}
-	return s.persist(func(r *record) { r.Astray = now })
+	return nil
 }
 
 // lastLookTime bounds it: the containers wait to be stopped.

@@ -322,6 +322,10 @@ func (s *Service) persist(change func(*record)) error {
 		next.Quiesced = nil // no container runs: what held in one has ended with it
 	}
 	next.settleAstray()
+	defer lockRecords(s.Dir)()
+	if s.takesBack(s.rec, next) {
+		return api.Errorf(api.KindRefused, "pcs resource cleanup "+s.name+", if Pacemaker has not started it since", "service %s was taken off %s by an offline stop (understudy evict)", s.name, s.Node)
+	}
 	if err := next.save(s.Dir); err != nil {
 		return api.Errorf(api.KindGeneric, "free space on the node's disk, or see dmesg for I/O errors", "service %s: its record cannot be written: %v", s.name, err)
 	}

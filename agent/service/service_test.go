@@ -2,8 +2,10 @@ package service
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -548,6 +550,35 @@ func TestOfflineStopIsHeeded(t *testing.T) {
 	wantSealed(t, n)
 	must(t, s, api.ActionPromote)
 	wantActive(t, n, s)
+}
+
+// TestOfflineStopStays: whatever the background work notes at the same time.
+func TestOfflineStopStays(t *testing.T) {
+	n := newNode(t)
+	s := n.agent()
+	must(t, s, api.ActionStart, api.ActionPromote)
+	s.loop.stop()
+	for i := range 50 {
+		s.mu.Lock()
+		err := s.rec.save(s.Dir) // active again
+		s.mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var noting sync.WaitGroup
+		noting.Go(func() {
+			for k := range 3 {
+				_ = s.noteRoots(map[string]string{"data": fmt.Sprint(i, k)})
+			}
+		})
+		if err := MarkStopped(n.dir, "registry"); err != nil {
+			t.Error(err)
+		}
+		noting.Wait()
+		if r, err := load(n.dir, "registry"); err != nil || r.Role != api.RoleStopped {
+			t.Fatalf("round %d: it is recorded as %s (%v)", i, r.Role, err)
+		}
+	}
 }
 
 // What a standby says of its active, and what stood against it, ends with its promotion.

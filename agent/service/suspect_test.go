@@ -165,6 +165,7 @@ func TestForeignWhereSomethingIsMade(t *testing.T) {
 		n.tree += 100
 		delete(n.states, "web")
 	})
+	s.tidy.Wait()
 	s.prepared = ""
 	s.KeepForeign()
 	if err := s.standbyOnce(t.Context()); err != nil {
