@@ -124,7 +124,7 @@ func Remembered(dir, service string) (api.Spec, error) {
 // MarkStopped records that an offline stop took the service off this node. Dirty
 // stays: what was written is sealed at the next start.
 func MarkStopped(dir, service string) error {
-	defer lockRecords(dir)()
+	defer lockRecord(dir, service)()
 	r, err := load(dir, service)
 	if err != nil || r.Role == api.RoleStopped && r.Step == stepNone {
 		return err
@@ -168,26 +168,28 @@ func (s *Service) onDisk() (r record, evicted bool) {
 }
 
 // takesBack says whether to write next would take back what an offline stop recorded and nobody has heeded yet: what
-// background work learns must not. An operation has heeded it before it began. The records are locked.
+// background work learns must not. An operation has heeded it before it began. The record is locked.
 func (s *Service) takesBack(now, next record) bool {
-	if now.Role == api.RoleStopped || now.Step != stepNone || next.Step != stepNone || isGone(recordPath(s.Dir, s.name)) {
+	if now.Role == api.RoleStopped || next.Role == api.RoleStopped || now.Step != stepNone || next.Step != stepNone || isGone(recordPath(s.Dir, s.name)) {
 		return false
 	}
 	_, evicted := s.onDisk()
 	return evicted
 }
 
-// lockWait is how long records wait for another process that writes one: it may hang, and a stop must not.
+// lockWait is how long a record waits for another process that writes it: that may hang, and a stop must not.
 const lockWait = time.Second
 
-// lockRecords keeps other processes from writing a record in dir meanwhile, as far as that can be had in time.
-func lockRecords(dir string) (unlock func()) {
-	d, err := os.Open(dir)
+// lockRecord keeps another process from writing the record meanwhile, as far as that can be had in time.
+func lockRecord(dir, service string) (unlock func()) {
+	f, err := os.OpenFile(filepath.Join(dir, service+".lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return func() {}
 	}
-	for end := time.Now().Add(lockWait); unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
+	for end := time.Now().Add(lockWait); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			break
+		}
 	}
-	return func() { _ = d.Close() } // which unlocks
+	return func() { _ = f.Close() } // which unlocks
 }

@@ -20,6 +20,7 @@ func (s *Service) reload(ctx context.Context, spec api.Spec) (api.ActionResult, 
 		return s.result(""), err
 	}
 	defer s.op.Unlock()
+	s.heedEvictionLocked()
 	before := s.snapshot()
 	if before.Step != stepNone {
 		return s.result("the agent was interrupted while " + string(before.Step) + "; the order that takes it up brings the parameters"), nil

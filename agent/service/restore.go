@@ -34,6 +34,7 @@ func (s *Service) Restore(ctx context.Context, name string) (api.RestoreResult, 
 		return res, err
 	}
 	defer s.op.Unlock()
+	s.heedEvictionLocked()
 	s.tidy.Wait()
 	rec := s.snapshot()
 	if rec.Step != stepNone {

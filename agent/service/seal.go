@@ -101,7 +101,7 @@ func (s *Service) sealRequestOf(ctx context.Context, term uint64, def Definition
 			// What is at its path is none of this (wentWithout, keepOther), or was made and not filled yet.
 		case there && !isGone(path):
 			continue
-		case slices.Contains(def.Binds, v), rec.Dirty && there: // its file system may not be mounted, and hold what nobody has
+		case slices.Contains(def.Binds, v) && (rec.Dirty || known || len(rec.Roots) == 0), rec.Dirty && there: // its file system may not be mounted, and hold what nobody has
 			return r, nil, api.Errorf(api.KindGeneric, "mount what it is on, or put it back as it was; if that is gone for good, make it again with a file in it: that is archived, and the directory filled as in the last generation",
 				"the directory of volume %s of service %s is not there on %s", v, s.name, s.Node)
 		}

@@ -322,8 +322,9 @@ func (s *Service) persist(change func(*record)) error {
 		next.Quiesced = nil // no container runs: what held in one has ended with it
 	}
 	next.settleAstray()
-	defer lockRecords(s.Dir)()
+	defer lockRecord(s.Dir, s.name)()
 	if s.takesBack(s.rec, next) {
+		go s.heedEviction() // or whoever notes this goes on for ever
 		return api.Errorf(api.KindRefused, "pcs resource cleanup "+s.name+", if Pacemaker has not started it since", "service %s was taken off %s by an offline stop (understudy evict)", s.name, s.Node)
 	}
 	if err := next.save(s.Dir); err != nil {

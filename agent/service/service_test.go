@@ -581,6 +581,34 @@ func TestOfflineStopStays(t *testing.T) {
 	}
 }
 
+// TestOfflineStopIsHeededByTheLoop: where nobody asks, whoever cannot note anything any more sees to it; and what an
+// operator asks for does not go on from what was before.
+func TestOfflineStopIsHeededByTheLoop(t *testing.T) {
+	for name, ask := range map[string]func(s *Service, old string) (refused bool){
+		"noted": func(s *Service, _ string) bool {
+			return s.noteRoots(map[string]string{"data": "1"}) != nil
+		},
+		"taken back": func(s *Service, old string) bool {
+			res, _, err := restore(s, old) // armed, as where it is stopped
+			return err == nil && res.Armed
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, s, old, _ := aged(t)
+			if err := MarkStopped(n.dir, "registry"); err != nil {
+				t.Fatal(err)
+			}
+			if !ask(s, old.String()) {
+				t.Error("it goes on as if nothing had been")
+			}
+			n.said(t, "taken off this node by an offline stop")
+			if r := s.snapshot(); r.Role != api.RoleStopped {
+				t.Errorf("it is %s", r.Role)
+			}
+		})
+	}
+}
+
 // What a standby says of its active, and what stood against it, ends with its promotion.
 func TestPromotionEndsAStandbysWorries(t *testing.T) {
 	n := newNode(t)

@@ -70,7 +70,11 @@ func (s *Service) standbyOnce(ctx context.Context) error {
 		return err
 	}
 	// Before what is prepared: after that it may not be known any more what the trees are at.
-	if err := s.keepForeign(ctx); err != nil {
+	err = s.keepForeign(ctx)
+	if ctx.Err() == nil {
+		s.unreadyBecause("what was written outside the cluster", err)
+	}
+	if err != nil {
 		return err
 	}
 	var prepErr error

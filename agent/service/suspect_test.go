@@ -176,6 +176,24 @@ func TestForeignWhereSomethingIsMade(t *testing.T) {
 	}
 }
 
+// TestForeignCannotBeKept: a node on which that goes on is none to take over, as what is to be made on it is not.
+func TestForeignCannotBeKept(t *testing.T) {
+	n, s, _, _ := aged(t)
+	must(t, s, api.ActionDemote)
+	s.loop.stop()
+	s.handedOver = time.Now().Add(-time.Minute)
+	if err := s.standbyOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.bound.Store(true)
+	n.with(func() { n.gone = true })
+	s.forgetDefinition()
+	s.KeepForeign()
+	if err := s.standbyOnce(t.Context()); err == nil || s.unready["what was written outside the cluster"].since.IsZero() {
+		t.Errorf("%v, against it is %v", err, s.unready)
+	}
+}
+
 // ArchiveForeign archives a tree that is not what was applied.
 func (r replica) ArchiveForeign(context.Context, replication.SealRequest) (name string, err error) {
 	r.n.with(func() {
