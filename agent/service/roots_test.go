@@ -192,10 +192,7 @@ func TestReplacedUnderAStandby(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n, s, _, _ := aged(t)
-			must(t, s, api.ActionDemote)
-			s.loop.stop()
-			s.handedOver = time.Now().Add(-time.Minute)
+			n, s, _ := standingBy(t)
 			if err := s.standbyOnce(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -288,10 +285,7 @@ func TestAnotherDirectoryOnAStandby(t *testing.T) {
 		}, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n, s, _, _ := aged(t)
-			must(t, s, api.ActionDemote)
-			s.loop.stop()
-			s.handedOver = time.Now().Add(-time.Minute)
+			n, s, _ := standingBy(t)
 			if err := s.standbyOnce(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -639,10 +633,7 @@ func TestNewTree(t *testing.T) {
 		"of another yet": {map[string]string{"other": "1", "data": rootOther}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n, s, _, _ := aged(t)
-			must(t, s, api.ActionDemote)
-			s.loop.stop()
-			s.handedOver = time.Now().Add(-time.Minute)
+			n, s, _ := standingBy(t)
 			if id, ok := test.roots["data"]; ok && id == "?" {
 				test.roots["data"] = rootOf(n.root)
 			}
@@ -665,10 +656,7 @@ func TestNewTree(t *testing.T) {
 
 // TestOwnDataIsArchivedOnce: what a node had before it was a standby is no other directory besides.
 func TestOwnDataIsArchivedOnce(t *testing.T) {
-	n, s, _, _ := aged(t)
-	must(t, s, api.ActionDemote)
-	s.loop.stop()
-	s.handedOver = time.Now().Add(-time.Minute)
+	n, s, _ := standingBy(t)
 	s.tidy.Wait()
 	s.prepared = ""
 	if err := s.persist(func(r *record) { r.Adopted, r.Roots = false, map[string]string{"other": rootToFill} }); err != nil {
@@ -712,10 +700,7 @@ func TestNoRoomForAnArchive(t *testing.T) {
 // TestMadeAndNotFilled: the agent is killed after a directory was made and before that is noted. It does not count
 // as what was applied.
 func TestMadeAndNotFilled(t *testing.T) {
-	n, s, _, _ := aged(t)
-	must(t, s, api.ActionDemote)
-	s.loop.stop()
-	s.handedOver = time.Now().Add(-time.Minute)
+	n, s, _ := standingBy(t)
 	if err := s.standbyOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -769,6 +754,16 @@ func TestCannotBeTold(t *testing.T) {
 		}
 		n.with(func() { n.hidden = true })
 	}
+}
+
+// standingBy is aged, demoted a while ago; its loop stands still. was is the tree's version from before the demotion.
+func standingBy(t *testing.T) (n *node, s *Service, was int) {
+	t.Helper()
+	n, s, _, was = aged(t)
+	must(t, s, api.ActionDemote)
+	s.loop.stop()
+	s.handedOver = time.Now().Add(-time.Minute)
+	return n, s, was
 }
 
 // swap puts another directory, with such files, in the place of one with data.

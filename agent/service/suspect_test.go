@@ -154,10 +154,7 @@ func TestForeignWritesAreKept(t *testing.T) {
 // TestForeignWhereSomethingIsMade: also where a container has to be made again, after which the trees are at no
 // generation.
 func TestForeignWhereSomethingIsMade(t *testing.T) {
-	n, s, _, was := aged(t)
-	must(t, s, api.ActionDemote)
-	s.loop.stop()
-	s.handedOver = time.Now().Add(-time.Minute)
+	n, s, was := standingBy(t)
 	if err := s.standbyOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -178,10 +175,7 @@ func TestForeignWhereSomethingIsMade(t *testing.T) {
 
 // TestForeignCannotBeKept: a node on which that goes on is none to take over, as what is to be made on it is not.
 func TestForeignCannotBeKept(t *testing.T) {
-	n, s, _, _ := aged(t)
-	must(t, s, api.ActionDemote)
-	s.loop.stop()
-	s.handedOver = time.Now().Add(-time.Minute)
+	n, s, _ := standingBy(t)
 	if err := s.standbyOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
