@@ -207,10 +207,7 @@ func TestContainersEndWhatIsOwed(t *testing.T) {
 			d.mu.Unlock()
 			n.with(func() {
 				if then == "evicted" || then == "reboot" {
-					for c := range n.states {
-						n.states[c] = "created"
-					}
-					clear(n.held)
+					n.noProcess()
 				}
 			})
 			var err error

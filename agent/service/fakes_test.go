@@ -107,6 +107,14 @@ func newNode(t *testing.T) *node {
 
 var errCrash = errors.New("killed")
 
+// noProcess is what a power cut leaves of the containers, and an eviction. n.mu is held.
+func (n *node) noProcess() {
+	for c := range n.states {
+		n.states[c] = "created"
+	}
+	clear(n.held)
+}
+
 // agent starts an agent on the node, as after a kill of the one before.
 func (n *node) agent() *Service {
 	n.t.Helper()

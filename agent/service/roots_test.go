@@ -43,10 +43,7 @@ func volumeIsGone(t *testing.T, lose func(n *node), says string, archives int) {
 		"power cut": func(t *testing.T, n *node, s *Service) *Service {
 			s.loop.stop()
 			n.with(func() {
-				for c := range n.states {
-					n.states[c] = "created"
-				}
-				clear(n.held)
+				n.noProcess()
 				clear(n.moved)
 			})
 			if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
@@ -112,10 +109,7 @@ func TestFileSystemIsNotMounted(t *testing.T) {
 			s.loop.stop()
 			var whole map[string]string
 			n.with(func() {
-				for c := range n.states {
-					n.states[c] = "created"
-				}
-				clear(n.held)
+				n.noProcess()
 				whole = maps.Clone(n.states)
 				unmount(n)
 			})
@@ -227,12 +221,7 @@ func TestMountPointIsEmpty(t *testing.T) {
 				}
 			}
 			s.loop.stop()
-			n.with(func() {
-				for c := range n.states {
-					n.states[c] = "created"
-				}
-				clear(n.held)
-			})
+			n.with(n.noProcess)
 			if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
 				t.Fatal(err)
 			}
@@ -392,10 +381,7 @@ func TestPutBackBeforeTheBoot(t *testing.T) {
 	}
 	n.with(func() {
 		clear(n.moved)
-		for c := range n.states {
-			n.states[c] = "created"
-		}
-		clear(n.held)
+		n.noProcess()
 	})
 	if err := errors.Join(s.persist(func(r *record) { r.BootID = "another" }), os.Remove(n.root), os.Rename(n.root+".old", n.root)); err != nil {
 		t.Fatal(err)
@@ -483,10 +469,7 @@ func TestAnotherAtTheStart(t *testing.T) {
 			s.loop.stop()
 			head, _ := replica{n}.Head()
 			n.with(func() {
-				for c := range n.states {
-					n.states[c] = "created"
-				}
-				clear(n.held)
+				n.noProcess()
 				n.tree += 100
 			})
 			if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
@@ -582,12 +565,7 @@ func TestDirectoryIsGoneAtTheStart(t *testing.T) {
 				}
 			}
 			s.loop.stop()
-			n.with(func() {
-				for c := range n.states {
-					n.states[c] = "created"
-				}
-				clear(n.held)
-			})
+			n.with(n.noProcess)
 			if err := errors.Join(s.persist(func(r *record) { r.BootID = "another" }), os.Rename(n.root, n.root+".old")); err != nil {
 				t.Fatal(err)
 			}

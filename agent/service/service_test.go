@@ -166,12 +166,7 @@ func TestKilledInDemote(t *testing.T) {
 					t.Fatalf("not killed at %s: %v", at, err)
 				}
 				if then == "reboot" {
-					n.with(func() {
-						for c := range n.states {
-							n.states[c] = "created"
-						}
-						clear(n.held)
-					})
+					n.with(n.noProcess)
 					s = n.agent()
 					if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
 						t.Fatal(err)
@@ -340,10 +335,7 @@ func TestPowerCutThenNewHistory(t *testing.T) {
 	n.with(func() {
 		n.tree += 7
 		wrote = n.tree
-		for c := range n.states {
-			n.states[c] = "created"
-		}
-		clear(n.held)
+		n.noProcess()
 		n.history = append(n.history, &replication.Manifest{ID: replication.ID{Term: 5, Seq: 1}, Definition: []byte("def")})
 		n.trees[replication.ID{Term: 5, Seq: 1}] = 1000
 	})
@@ -373,10 +365,7 @@ func TestNewHistoryArrivesDuringTheStart(t *testing.T) {
 	n.with(func() {
 		n.tree += 7
 		wrote = n.tree
-		for c := range n.states {
-			n.states[c] = "created"
-		}
-		clear(n.held)
+		n.noProcess()
 		n.peers = []api.NodeStatus{{Node: "n2", Alive: true, Services: []api.ServiceStatus{{Service: "registry", Role: api.RoleActive, Term: 9, Base: old.String()}}}}
 	})
 	if err := s.persist(func(r *record) { r.BootID = "another" }); err != nil {
@@ -533,12 +522,7 @@ func TestOfflineStopIsHeeded(t *testing.T) {
 	n := newNode(t)
 	s := n.agent()
 	must(t, s, api.ActionStart, api.ActionPromote)
-	n.with(func() {
-		for c := range n.states {
-			n.states[c] = "created"
-		}
-		clear(n.held)
-	})
+	n.with(n.noProcess)
 	if err := MarkStopped(n.dir, "registry"); err != nil {
 		t.Fatal(err)
 	}
